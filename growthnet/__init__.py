@@ -1,0 +1,37 @@
+"""Networks that grow and shrink while they train."""
+
+import importlib.metadata
+
+from ._anatomy import Anatomy as Anatomy, Width as Width
+from ._buckets import Buckets as Buckets
+from ._capacity import (
+    close_units as close_units,
+    compact as compact,
+    gate as gate,
+    open_units as open_units,
+    reserve as reserve,
+    Reserved as Reserved,
+)
+from ._edit import Edit as Edit, plan as plan, resize as resize
+from ._evidence import Evidence as Evidence
+from ._fit import fit as fit, Run as Run
+from ._grower import Grower as Grower
+from ._growing import GrowerState as GrowerState, Growing as Growing
+from ._history import GrowthEvent as GrowthEvent, History as History
+from ._inits import Clone as Clone
+from ._policy import (
+    AbstractPolicy as AbstractPolicy,
+    Change as Change,
+    Decision as Decision,
+    NoGrowth as NoGrowth,
+    PerUnit as PerUnit,
+)
+from ._statics import register_statics as register_statics
+from ._tick import Aux as Aux
+from ._trace import trace as trace
+
+
+try:
+    __version__ = importlib.metadata.version("growthnet")
+except importlib.metadata.PackageNotFoundError:  # a bare checkout
+    __version__ = "0.0.0"

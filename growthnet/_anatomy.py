@@ -1,0 +1,292 @@
+"""What `trace` learned about a network: frozen, hashable, free of arrays."""
+
+import dataclasses
+import fnmatch
+import functools as ft
+import re
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+from typing import Any, Literal
+
+import jax.tree_util as jtu
+import numpy as np
+
+from ._layout import Atom, Layout, Place, Prod, resized, size_of, spread
+from ._paths import array_leaves
+
+
+Exactness = Literal["exact", "approximate", "not preserving"]
+Gateable = Literal["any", "binary", "no"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Leaf:
+    """One array of the network. `layouts` has one entry per axis; `fan_in` names the
+    axes that are contracted with what comes in (none for a bias)."""
+
+    path: str
+    shape: tuple[int, ...]
+    dtype: str
+    layouts: tuple[Layout, ...]
+    fan_in: tuple[int, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Member:
+    """One axis of one leaf in a width.
+
+    `place` says where the width stands in the axis's layout; `span` is the range of
+    indices that holds it; `roles` what it does there (producer, consumer, offset,
+    scale, factor).
+    """
+
+    leaf: int
+    path: str
+    axis: int
+    place: Place
+    span: tuple[int, int]
+    roles: tuple[str, ...]
+
+    def __str__(self) -> str:
+        roles = "+".join(self.roles) or "member"
+        return f"{self.path} axis {self.axis} [{self.span[0]}:{self.span[1]}] {roles}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Width:
+    """One hidden dimension: all members that share the same units.
+
+    - `growable`: can units be added and removed? If not, `reasons` say why.
+    - `gateable`: may a gate multiply the cover? `"any"` number in [0, 1]; `"binary"`
+        (a leaf of the cover is used twice, so a gate would enter squared); `"no"`.
+    - `cover`: indices into `members`; zeroing these makes new units silent.
+    - `drift`: why zero-padding would change the function (empty: growth can be exact).
+    """
+
+    name: str
+    id: int
+    size: int
+    growable: bool
+    gateable: Gateable
+    reasons: tuple[str, ...]
+    members: tuple[Member, ...]
+    cover: tuple[int, ...]
+    drift: tuple[str, ...]
+
+    @property
+    def tied(self) -> bool:
+        """Does a member of the cover also produce the units, as a tied head does?"""
+        return any(set(self.members[i].roles) - {"consumer"} for i in self.cover)
+
+    def exactness(self, init: str) -> tuple[Exactness, str]:
+        """Whether growing this width by `init` leaves the function as it is, and why
+        it doesn't where it doesn't."""
+        if self.drift:
+            return "not preserving", self.drift[0]
+        if init == "clone" and self.tied:
+            return "not preserving", "a tied leaf can't share out its copies"
+        if init == "drawn":
+            return "not preserving", "newborns are random: exact behind a gate at 0"
+        if init in ("zero_out", "clone", "closed"):
+            return "exact", ""
+        return "not preserving", "a function's newborns aren't known to be silent"
+
+
+@dataclasses.dataclass(frozen=True)
+class Fixed:
+    """An axis with units of its own that isn't a hidden width, and why."""
+
+    name: str
+    size: int
+    reason: str
+
+
+@jtu.register_static
+@dataclasses.dataclass(frozen=True)
+class Anatomy:
+    """Everything that `growthnet.trace` learned about a network.
+
+    Frozen, hashable by content and registered as a static pytree: close over it, pass
+    it to `jax.jit`, carry it through a scan. `print(anatomy)` is a readable table.
+
+    - `widths`: mapping from name to `Width`.
+    - `fixed`: axes that can't change (inputs, outputs, axes that nothing consumes).
+    - `warnings`: leaves that the trace didn't reach, primitives it didn't understand.
+    """
+
+    leaves: tuple[Leaf, ...]
+    all_widths: tuple[Width, ...]
+    fixed: tuple[Fixed, ...]
+    warnings: tuple[str, ...]
+    source: Any = dataclasses.field(compare=False, repr=False, default=None)
+
+    @ft.cached_property
+    def widths(self) -> Mapping[str, Width]:
+        return MappingProxyType({w.name: w for w in self.all_widths})
+
+    @ft.cached_property
+    def _hash(self) -> int:
+        return hash((self.leaves, self.all_widths, self.fixed, self.warnings))
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Units per width."""
+        return {w.name: w.size for w in self.all_widths}
+
+    def match(self, patterns: str | Iterable[str]) -> tuple[str, ...]:
+        """Names of the widths that a pattern (or any of several) matches.
+
+        Only `*` is special. **Raises:** `ValueError` for a pattern without a match.
+        """
+        patterns = [patterns] if isinstance(patterns, str) else list(patterns)
+        found: dict[str, None] = {}
+        for pattern in patterns:
+            regex = re.compile(re.escape(pattern).replace(r"\*", ".*"))
+            names = [n for n in self.widths if regex.fullmatch(n)]
+            if not names:
+                raise ValueError(self._unknown(pattern))
+            found.update(dict.fromkeys(names))
+        return tuple(found)
+
+    def _unknown(self, name: str) -> str:
+        for fixed in self.fixed:
+            if fnmatch.fnmatchcase(fixed.name, name.replace("[", "[[]")):
+                return f"{fixed.name!r} ({fixed.size}) can't change: {fixed.reason}."
+        if not self.widths:
+            return f"unknown width {name!r}; this network has no hidden width"
+        known = ", ".join(f"{w.name} ({w.size})" for w in self.all_widths)
+        return f"unknown width {name!r}; this network has {known}"
+
+    def only(self, patterns: str | Iterable[str]) -> "Anatomy":
+        """The same anatomy with just the matching widths that can grow."""
+        names = [n for n in self.match(patterns) if self.widths[n].growable]
+        kept = tuple(w for w in self.all_widths if w.name in names)
+        return dataclasses.replace(self, all_widths=kept)
+
+    def params(self, sizes: Mapping[str, Any] | None = None) -> Any:
+        """Number of parameters (entries of inexact leaves), as a function of sizes.
+
+        `sizes` maps width names to numbers; they may be real and traced, so the count
+        is a differentiable cost. Widths that aren't named keep their size.
+        """
+        given = {self.widths[n].id: s for n, s in (sizes or {}).items()}
+        total: Any = 0
+        for leaf in self.leaves:
+            if np.issubdtype(np.dtype(_plain(leaf.dtype)), np.inexact):
+                count: Any = 1
+                for layout in leaf.layouts:
+                    count = count * _measure(layout, given)
+                total = total + count
+        return total
+
+    def check(self, tree: Any, what: str = "the tree") -> dict[str, Any]:
+        """The arrays of a tree shaped like the network, by leaf path.
+
+        **Raises:** `ValueError` naming the first leaf whose shape differs, and for a
+        tree that has other leaves than the network.
+        """
+        arrays = array_leaves(tree)
+        known = {leaf.path: leaf for leaf in self.leaves}
+        for path, array in arrays.items():
+            if path not in known:
+                raise ValueError(
+                    f"{what} has a leaf {path!r} that the traced network doesn't have; "
+                    "trace the network that you edit"
+                )
+            if tuple(array.shape) != known[path].shape:
+                raise ValueError(
+                    f"{what} doesn't fit this anatomy: leaf {path!r} has shape "
+                    f"{tuple(array.shape)}, the anatomy says {known[path].shape}; "
+                    "use the anatomy of this network (`edit.after`, or trace again)"
+                )
+        return arrays
+
+    def resized(self, sizes: Mapping[str, int]) -> "Anatomy":
+        """The anatomy of the same network at other sizes (without its source)."""
+        by_id = {self.widths[n].id: s for n, s in sizes.items()}
+        leaves = []
+        for leaf in self.leaves:
+            layouts = tuple(resized(x, by_id) for x in leaf.layouts)
+            shape = tuple(map(size_of, layouts))
+            leaves.append(dataclasses.replace(leaf, shape=shape, layouts=layouts))
+        widths = tuple(
+            dataclasses.replace(
+                w,
+                size=by_id.get(w.id, w.size),
+                members=tuple(
+                    dataclasses.replace(
+                        m, span=span(leaves[m.leaf].layouts[m.axis], m.place)
+                    )
+                    for m in w.members
+                ),
+            )
+            for w in self.all_widths
+        )
+        return Anatomy(tuple(leaves), widths, self.fixed, self.warnings)
+
+    def __str__(self) -> str:
+        return table(self)
+
+
+def span(layout: Layout, place: Place) -> tuple[int, int]:
+    """First and last-plus-one index of the atom at `place`."""
+    here = spread(
+        layout,
+        lambda p, atom: np.full(atom.size, p == place),
+        times=lambda outer, inner: outer | inner,
+    )
+    covered = np.flatnonzero(here)
+    return (int(covered[0]), int(covered[-1]) + 1) if covered.size else (0, 0)
+
+
+def _plain(dtype: str) -> str:
+    return (
+        "float32"
+        if dtype.startswith(("bfloat", "float8"))
+        else (dtype if not dtype.startswith("key<") else "uint32")
+    )
+
+
+def _measure(layout: Layout, sizes: Mapping[int, Any]) -> Any:
+    if isinstance(layout, Atom):
+        return sizes.get(layout.id, layout.size)
+    if isinstance(layout, Prod):
+        total: Any = 1
+        for factor in layout.factors:
+            total = total * _measure(factor, sizes)
+        return total
+    return sum(_measure(s, sizes) for s in layout.segments)
+
+
+def table(anatomy: Anatomy) -> str:
+    """The widths, then what can't change, then what to look at."""
+    rows = [("width", "size", "growable", "gateable", "exact inits", "members")]
+    for w in anatomy.all_widths:
+        exact = [i for i in ("zero_out", "clone") if w.exactness(i)[0] == "exact"]
+        members = ", ".join(
+            f"{m.path}:{m.axis}{'*' if i in w.cover else ''}"
+            for i, m in enumerate(w.members)
+        )
+        growable = "yes" if w.growable else "no"
+        inits = ", ".join(exact) if w.growable and exact else "-"
+        rows.append((w.name, str(w.size), growable, w.gateable, inits, members))
+    sizes = [max(len(r[i]) for r in rows) for i in range(5)]
+    lines = [
+        "  ".join(
+            [*(c.ljust(n) for c, n in zip(r, sizes, strict=False)), r[5]]
+        ).rstrip()
+        for r in rows
+    ]
+    if not anatomy.all_widths:
+        lines = ["no hidden width"]
+    else:
+        lines.append("(path:axis; * is the cover: what an exact growth zeroes)")
+    for w in anatomy.all_widths:
+        lines += [f"{w.name} can't change: {r}" for r in w.reasons]
+        lines += [f"{w.name} doesn't grow exactly: {r}" for r in w.drift]
+    lines += [f"fixed: {f.name} ({f.size}): {f.reason}" for f in anatomy.fixed]
+    lines += [f"note: {text}" for text in anatomy.warnings]
+    return "\n".join(lines)

@@ -1,0 +1,45 @@
+"""How much room a growing width gets."""
+
+import dataclasses
+import math
+
+
+@dataclasses.dataclass(frozen=True)
+class Buckets:
+    """The ladder of capacities: one compiled program per rung.
+
+    - `ratio`: each rung is at least this many times the one below. At 1 there is no
+        spare room: every decision is a real resize, and a compile.
+    - `multiple_of`: rungs are multiples of this (8, 64, the size of a mesh axis).
+
+    A width moves up when a decision doesn't fit, and down when its open units fit
+    `ratio ** 2` times, so that a size that hovers never moves to and fro.
+    """
+
+    ratio: float | int = 2.0
+    multiple_of: int = 1
+
+    def __post_init__(self):
+        if not self.ratio >= 1:
+            raise ValueError(f"Buckets(ratio={self.ratio}): a ratio is at least 1")
+        if not (isinstance(self.multiple_of, int) and self.multiple_of >= 1):
+            raise ValueError(
+                f"Buckets(multiple_of={self.multiple_of!r}): a whole number from 1 up"
+            )
+
+    def capacity(self, units: int) -> int:
+        """The lowest rung that holds this many units."""
+        rung = self.multiple_of
+        while rung < units:
+            rung = max(rung + self.multiple_of, self._round(rung * self.ratio))
+        return rung
+
+    def _round(self, size: float | int) -> int:
+        return math.ceil(size / self.multiple_of - 1e-9) * self.multiple_of
+
+    def lowered(self, capacity: int, units: int) -> int:
+        """The capacity that a width should have when it doesn't need a higher one: its
+        own, or a lower rung if its open units fit `ratio ** 2` times."""
+        if units * self.ratio**2 > capacity:
+            return capacity
+        return min(capacity, self.capacity(math.ceil(units * self.ratio)))

@@ -1,0 +1,140 @@
+"""Where batches come from: arrays, sampled inside the program, or any iterable."""
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+
+from ._paths import is_array
+
+
+class ArrayData(eqx.Module):
+    """Arrays with a common first axis; batches are drawn inside the program.
+
+    Every epoch is a permutation of its own, from the key and the epoch's number; what
+    doesn't fill a batch at its end is left out. Without `batch_size` each batch is
+    everything, in order.
+    """
+
+    arrays: Any
+    size: int = eqx.field(static=True)
+    batch_size: int | None = eqx.field(static=True)
+
+    @staticmethod
+    def of(arrays: Any, batch_size: int | None) -> "ArrayData":
+        """**Raises:** `ValueError` if first axes differ or the batch is too large."""
+        leaves = jax.tree.leaves(arrays)
+        sizes = {np.shape(leaf)[0] if np.ndim(leaf) else 0 for leaf in leaves}
+        if len(sizes) != 1 or 0 in sizes:
+            shapes = ", ".join(str(np.shape(leaf)) for leaf in leaves)
+            raise ValueError(
+                f"the data's arrays have shapes {shapes}; they need one common first "
+                "axis (the examples)"
+            )
+        (size,) = sizes
+        whole = isinstance(batch_size, int) and not isinstance(batch_size, bool)
+        if batch_size is not None and not (whole and 1 <= batch_size <= size):
+            raise ValueError(
+                f"batch_size={batch_size!r}; with {size} examples it is a whole number "
+                f"from 1 to {size}, or None for all of them"
+            )
+        return ArrayData(jax.tree.map(jnp.asarray, arrays), size, batch_size)
+
+    @property
+    def example(self) -> Any:
+        n = self.batch_size or self.size
+        return jax.tree.map(
+            lambda a: jax.ShapeDtypeStruct((n, *a.shape[1:]), a.dtype), self.arrays
+        )
+
+    def orders(self, key: Any, step: Any, steps: int) -> Any:
+        """The permutations that `steps` steps from `step` on can touch."""
+        if self.batch_size is None:
+            return None
+        per_epoch = self.size // self.batch_size
+        epochs = step // per_epoch + jnp.arange((steps - 1) // per_epoch + 2)
+        keys = jax.vmap(lambda e: jr.fold_in(key, e))(epochs)
+        return jax.vmap(lambda k: jr.permutation(k, self.size))(keys)
+
+    def batch(self, orders: Any, first: Any, step: Any) -> Any:
+        """The batch of a step, given the `orders` made at step `first`."""
+        if self.batch_size is None:
+            return self.arrays
+        per_epoch = self.size // self.batch_size
+        row = orders[step // per_epoch - first // per_epoch]
+        start = (step % per_epoch) * self.batch_size
+        rows = jax.lax.dynamic_slice(row, (start,), (self.batch_size,))
+        return jax.tree.map(lambda a: a[rows], self.arrays)
+
+
+class BatchStream:
+    """Batches from an iterable, stacked tick by tick. An iterable that can start again
+    does so at its end; an iterator that ends is an error that says when."""
+
+    def __init__(self, data: Iterable[Any]):
+        self._data = data
+        self._iterator: Iterator[Any] = iter(data)
+        self._again = self._iterator is not data
+        self._first: Any = None
+        self._pending: list[Any] = []
+        self._served = 0
+        self._pending.append(self._next())
+
+    @property
+    def example(self) -> Any:
+        return jax.tree.map(
+            lambda a: jax.ShapeDtypeStruct(np.shape(a), jnp.asarray(a).dtype),
+            self._first,
+        )
+
+    def take(self, count: int, length: int) -> Any:
+        """`count` batches stacked along a new first axis, filled up to `length` with
+        copies of the last one (so that shapes never change)."""
+        batches = [
+            self._pending.pop() if self._pending else self._next() for _ in range(count)
+        ]
+        batches += [batches[-1]] * (length - count)
+        return jax.tree.map(lambda *leaves: np.stack(leaves), *batches)
+
+    def _next(self) -> Any:
+        try:
+            batch = next(self._iterator)
+        except StopIteration:
+            batch = self._restart()
+        self._served += 1
+        described = jax.tree.map(np.shape, batch), jax.tree.structure(batch)
+        if self._first is None:
+            self._first = batch
+        expected = jax.tree.map(np.shape, self._first), jax.tree.structure(self._first)
+        if described != expected:
+            raise ValueError(
+                f"batch {self._served} has shapes {described[0]}, the first had "
+                f"{expected[0]}; every batch needs the same (drop the last short one)"
+            )
+        return batch
+
+    def _restart(self) -> Any:
+        self._iterator = iter(self._data)
+        batch = next(self._iterator, None) if self._again else None
+        if batch is None:
+            raise ValueError(
+                f"the data ended after {self._served} batches; give an iterable that "
+                "can start again (a list, a loader), or one that is long enough"
+            )
+        return batch
+
+
+def is_arrays(data: Any) -> bool:
+    """Arrays (or a tree of them), as opposed to an iterable of batches: a tuple or dict
+    of arrays is data, a list of batches isn't."""
+    if is_array(data):
+        return True
+    if isinstance(data, dict):
+        return bool(data) and all(map(is_arrays, data.values()))
+    if isinstance(data, tuple):
+        return bool(data) and all(map(is_arrays, data))
+    return False

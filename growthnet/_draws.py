@@ -1,0 +1,132 @@
+"""Newborn values: the same numbers on the host and inside a program.
+
+An edit draws newborns in numpy, for arrays of the new size. An opening draws them
+inside a compiled program, for arrays of the capacity. Both must write the same bits, so
+a draw depends on a key and on *labels* of the entry (which unit along each axis), never
+on a shape; and it uses only operations that are exact in both worlds: the Threefry-2x32
+counter generator (Salmon et al., 2011, the one behind `jax.random`), and one rounding.
+"""
+
+import math
+import zlib
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+import jax.random as jr
+import numpy as np
+
+from ._anatomy import Anatomy, Leaf, Member, Width
+from ._layout import Layout, spread
+
+
+_ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
+_ODD = (0x9E3779B1, 0x85EBCA77, 0xC2B2AE3D, 0x27D4EB2F, 0x165667B1, 0xD3A2646D)
+
+
+def threefry(key: tuple[Any, Any], counter: tuple[Any, Any], xp: Any) -> Any:
+    """The first output word of Threefry-2x32 with 20 rounds, elementwise."""
+    u32 = xp.uint32
+    schedule = (key[0], key[1], key[0] ^ key[1] ^ u32(0x1BD11BDA))
+    x, y = counter[0] + schedule[0], counter[1] + schedule[1]
+    for step in range(5):
+        for turn in _ROTATIONS[step % 2]:
+            x = x + y
+            y = (y << u32(turn)) | (y >> u32(32 - turn))
+            y = x ^ y
+        x = x + schedule[(step + 1) % 3]
+        y = y + schedule[(step + 2) % 3] + u32(step + 1)
+    return x
+
+
+def key_words(key: Any) -> Any:
+    """Two 32-bit words of a PRNG key, old style or new."""
+    return jr.bits(key, (2,), "uint32")
+
+
+def axis_labels(layout: Layout, xp: Any) -> Any:
+    """A number per index of an axis that doesn't depend on any width's size."""
+
+    def label(place: tuple[int, ...], atom: Any) -> Any:
+        salt = zlib.crc32(repr(place).encode())
+        units = np.arange(atom.size, dtype=np.uint32) * np.uint32(_ODD[0])
+        return units + np.uint32(salt)
+
+    def mix(outer: Any, inner: Any) -> Any:
+        return outer * np.uint32(_ODD[1]) + inner
+
+    with np.errstate(over="ignore"):
+        return xp.asarray(spread(layout, label, times=mix))
+
+
+def uniform(words: Any, leaf: Leaf, xp: Any) -> Any:
+    """Uniform numbers on [-1, 1) in the shape of a leaf, exact in float32."""
+    rank = len(leaf.shape)
+    with np.errstate(over="ignore"):
+        counter = xp.zeros((1,) * rank, xp.uint32)
+        for axis, layout in enumerate(leaf.layouts):
+            shape = [1] * rank
+            shape[axis] = -1
+            odd = xp.uint32(_ODD[axis % len(_ODD)] + 2 * (axis // len(_ODD)))
+            counter = counter * odd + axis_labels(layout, xp).reshape(shape)
+        salt = xp.full((1,) * rank, zlib.crc32(leaf.path.encode()), xp.uint32)
+        bits = threefry((words[0], words[1]), (counter, salt), xp)
+    centred = (bits >> xp.uint32(8)).astype(xp.float32) - xp.float32(2**23)
+    return centred * xp.float32(2**-23)
+
+
+def limit_table(size: int) -> np.ndarray:
+    """`1 / sqrt(n)` for `n` up to `size`; a table, since compilers round it freely."""
+    return (1 / np.sqrt(np.maximum(np.arange(size + 1), 1))).astype(np.float32)
+
+
+def fill_value(member: Member, leaf: Leaf) -> float:
+    """What a closed slot holds: 1 in scales and variances, else 0."""
+    scale = "scale" in member.roles and len(leaf.shape) == 1
+    return 1.0 if scale else 0.0
+
+
+def drawn_scale(
+    anatomy: Anatomy, width: Width, member: Member
+) -> tuple[int, tuple[int, ...]] | None:
+    """Which leaf's fan-in sets the range of a member's draw: `(leaf, axes)`.
+
+    `None` means that newborns take the fill value: scales, variances, and offsets that
+    don't sit beside a producer (a normalisation's bias).
+    """
+    leaf = anatomy.leaves[member.leaf]
+    if leaf.fan_in:
+        return member.leaf, leaf.fan_in
+    if "producer" in member.roles and len(leaf.shape) > 1:
+        return member.leaf, ()
+    if "scale" in member.roles:
+        return None
+    beside = _container(leaf.path)
+    for other in width.members:
+        near = anatomy.leaves[other.leaf]
+        if "producer" in other.roles and _container(near.path) == beside:
+            if near.fan_in:
+                return other.leaf, near.fan_in
+    return None
+
+
+def _container(path: str) -> str:
+    return path.rpartition(".")[0]
+
+
+def draw_host(
+    words: np.ndarray, anatomy: Anatomy, width: Width, member: Member
+) -> np.ndarray:
+    """A member's leaf full of newborn values (edits take the newborn entries of it):
+    uniform with the limit `1/sqrt(fan in)` of Equinox's and PyTorch's layers."""
+    leaf = anatomy.leaves[member.leaf]
+    scale = drawn_scale(anatomy, width, member)
+    if scale is None:
+        return np.full(leaf.shape, fill_value(member, leaf), np.float32)
+    of, axes = scale
+    fan_in = math.prod(anatomy.leaves[of].shape[a] for a in axes)
+    limit = np.float32(limit_table(fan_in)[fan_in])
+    return uniform(words, leaf, np) * limit
+
+
+Initializer: TypeAlias = Callable[[Any, Sequence[int], Any], Any]
+"""`(key, shape, dtype) -> array`, as in `jax.nn.initializers`."""

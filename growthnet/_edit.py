@@ -1,0 +1,369 @@
+"""Edits: `plan`, look at it, apply it to every tree that is shaped like the network."""
+
+import dataclasses
+import functools as ft
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from ._anatomy import Anatomy, Exactness, Width
+from ._inits import Clone, Init, inverse_pair, kind_of, pair_for, parse
+from ._maps import axis_edit, LeafEdit, MapPair
+from ._newborns import newborn_entries
+from ._optimizer import move_state
+from ._paths import array_leaves, map_arrays
+from ._statics import retuned, untrue_fields
+from ._trace import fields_at
+
+
+@dataclasses.dataclass(frozen=True)
+class WidthChange:
+    """What an edit does to one width."""
+
+    name: str
+    old: int
+    new: int
+    kept: tuple[int, ...]
+    exactness: Exactness
+    why: str
+
+    @property
+    def born(self) -> int:
+        return self.new - len(self.kept)
+
+    @property
+    def dropped(self) -> int:
+        return self.old - len(self.kept)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Edit:
+    """A planned change of sizes. Call it on the network and on any tree shaped like it
+    (an average of its weights, its gradients); `transfer` moves the optimizer state.
+
+    - `before`, `after`: the anatomies. `after` equals a fresh trace of the result.
+    - `changes`: per width, what happens and whether the function stays as it is.
+    - `renames`: names that changed; empty for widths, depth edits fill it.
+    """
+
+    before: Anatomy
+    after: Anatomy
+    init: Init
+    changes: tuple[WidthChange, ...]
+    pairs: Mapping[int, MapPair]
+    renames: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    @property
+    def exactness(self) -> Exactness:
+        """The weakest promise of all widths."""
+        found = {c.exactness for c in self.changes}
+        weakest: tuple[Exactness, ...] = ("not preserving", "approximate")
+        return next((promise for promise in weakest if promise in found), "exact")
+
+    @ft.cached_property
+    def leaf_edits(self) -> dict[str, LeafEdit]:
+        """What happens to each leaf that the edit touches, by path."""
+        consumers: dict[tuple[int, int], set] = {}
+        for width in self.before.all_widths:
+            for i in width.cover:
+                m = width.members[i]
+                consumers.setdefault((m.leaf, m.axis), set()).add(m.place)
+        edits = {}
+        touched = {
+            m.leaf
+            for w in self.before.all_widths
+            if w.id in self.pairs
+            for m in w.members
+        }
+        for i in sorted(touched):
+            leaf = self.before.leaves[i]
+            edits[leaf.path] = LeafEdit(
+                tuple(
+                    axis_edit(
+                        layout,
+                        dict(self.pairs),
+                        frozenset(consumers.get((i, axis), ())),
+                    )
+                    for axis, layout in enumerate(leaf.layouts)
+                )
+            )
+        return edits
+
+    def __call__(self, tree: Any, *, key: Any = None) -> Any:
+        """The tree at the new sizes.
+
+        **Arguments:**
+
+        - `tree`: the network, or a tree shaped like it; leaves may be missing (`None`).
+        - `key`: seeds the newborns; the same key gives the same newborns. Needed where
+            units are born from random draws.
+
+        **Returns:** a new tree. Dtypes stay; leaves that aren't touched are the same
+        objects; static fields that the sizes determine are mended.
+
+        **Raises:** `ValueError` if a leaf doesn't fit, or the key is missing.
+        """
+        arrays = self.before.check(tree)
+        newborns = newborn_entries(self, key)
+        new: dict[str, Any] = {}
+        for path, edit in self.leaf_edits.items():
+            array = arrays.get(path)
+            if array is None:
+                continue
+            if isinstance(array, jax.ShapeDtypeStruct):
+                new[path] = jax.ShapeDtypeStruct(edit.new_shape, array.dtype)
+                continue
+            values = edit.values(np.asarray(array))
+            for entries in newborns.get(path, ()):
+                values = entries.write(values)
+            new[path] = values
+        put = [p for p, v in new.items() if isinstance(v, np.ndarray)]
+        placed = jax.device_put([new[p] for p in put])
+        new.update(zip(put, placed, strict=True))
+        source = self.before.source
+        fields = fields_at(source.skeleton, source.found, self.after) if source else {}
+        whole = len(arrays) == len(self.before.leaves)
+        return retuned(tree, map_arrays(tree, new), fields, check=whole)
+
+    def transfer(
+        self,
+        optimizer: Any,
+        opt_state: Any,
+        params: Any,
+        params2: Any,
+        *,
+        report: bool = False,
+    ) -> Any:
+        """Moves an optimizer state along.
+
+        **Arguments:**
+
+        - `optimizer`: the `optax.GradientTransformation` that made the state.
+        - `opt_state`: its state before the edit.
+        - `params`, `params2`: the trees that it was initialised with, before and after;
+            usually `eqx.filter(net, eqx.is_inexact_array)`.
+        - `report`: also return what happened to every leaf of the state.
+
+        **Returns:** the state, with the structure of `optimizer.init(params2)`. Entries
+        that the edit leaves alone keep their values bit for bit, newborn entries hold
+        what `init` gives, moments of split units follow their gradients. What can't be
+        mapped is reset, and the `TransferReport` says so.
+
+        **Raises:** `ValueError` if the trees don't fit the edit or the state.
+        """
+        self.before.check(params, "params")
+        self.after.check(params2, "params2")
+        paths = list(array_leaves(params))
+        edits = {
+            i: self.leaf_edits[path]
+            for i, path in enumerate(paths)
+            if path in self.leaf_edits
+        }
+        state, what = move_state(optimizer, opt_state, params, params2, edits)
+        return (state, what) if report else state
+
+    def inverse(self) -> "Edit":
+        """The edit that undoes this growth: newborns go, copies are merged.
+
+        **Raises:** `ValueError` if units were dropped or reordered.
+        """
+        for c in self.changes:
+            if c.kept != tuple(range(c.old)):
+                raise ValueError(
+                    f"{c.name!r} lost or reordered units ({c.old} -> {c.new}); only "
+                    "growth that keeps all units in order has an inverse"
+                )
+        changes = tuple(
+            WidthChange(
+                c.name, c.new, c.old, tuple(range(c.old)), "exact", "undoes a growth"
+            )
+            for c in self.changes
+        )
+        pairs = {id: inverse_pair(pair) for id, pair in self.pairs.items()}
+        return Edit(self.after, self.before, "closed", changes, pairs)
+
+    def explain(self) -> str:
+        """What will happen, in words: a line per width, members, sizes, fields."""
+        lines = []
+        for c in self.changes:
+            parts = [f"{c.dropped} removed"] if c.dropped else []
+            parts += [f"{c.born} born by {_init_name(self.init)}"] if c.born else []
+            why = f" ({c.why})" if c.why else ""
+            what = ", ".join(parts) or "reordered"
+            lines.append(f"{c.name}: {c.old} -> {c.new}, {what}: {c.exactness}{why}")
+            for member in self.before.widths[c.name].members:
+                lines.append(f"    {member}")
+        before, after = self.before.params(), self.after.params()
+        lines.append(f"parameters: {before} -> {after}")
+        if isinstance(self.init, Clone) and not self.init.separates:
+            lines.append("equal copies get equal gradients: they never separate")
+        if self.after.source is not None:
+            for text in untrue_fields(self.after.source.skeleton):
+                lines.append(f"no single true value any more: {text}")
+        lines += [f"renamed: {a} -> {b}" for a, b in self.renames.items()]
+        return "\n".join(lines)
+
+
+def _init_name(init: Init) -> str:
+    if isinstance(init, Clone):
+        return f"clone ({init.split} split)"
+    return init if isinstance(init, str) else getattr(init, "__name__", "a function")
+
+
+def plan(
+    anatomy: Anatomy,
+    sizes: Mapping[str, int],
+    *,
+    init: Any = "zero_out",
+    keep: Mapping[str, Any] | None = None,
+    allow_drift: bool = False,
+) -> Edit:
+    """Plans a change of sizes: nothing is computed, `explain` tells what would happen.
+
+    **Arguments:**
+
+    - `anatomy`: from `trace`.
+    - `sizes`: new size by width name; patterns such as `"layers[*]"` work.
+    - `init`: how newborns are made. `"zero_out"`: random producers, zero consumers,
+        exact. `"clone"` or `gn.Clone(...)`: copies share their consumers, exact.
+        `"drawn"`: everything random. `"closed"`: zeros. A function
+        `(key, shape, dtype) -> array` as in `jax.nn.initializers`: `zero_out` with
+        producers of its making.
+    - `keep`: which units survive, and in which order, by width name. By default a
+        shrink keeps the first units.
+    - `allow_drift`: accept a growth that changes the function.
+
+    **Returns:** an `Edit`.
+
+    **Raises:** `ValueError` for an unknown or rigid width, an impossible size, wrong
+    indices, or a growth that can't be exact (unless `allow_drift`).
+    """
+    init = parse(init)
+    targets = _targets(anatomy, sizes)
+    kept = _kept(anatomy, targets, keep or {})
+    changes, pairs = [], {}
+    for name, new in targets.items():
+        width = anatomy.widths[name]
+        survivors = kept[name]
+        if new == width.size and (survivors == np.arange(new)).all():
+            continue
+        change = _change(width, new, survivors, init)
+        if change.born and change.exactness != "exact" and not allow_drift:
+            raise ValueError(_refusal(width, change, init))
+        changes.append(change)
+        pairs[width.id] = pair_for(width.size, new, survivors, init)
+    sizes = {c.name: c.new for c in changes}
+    after = anatomy.resized(sizes)
+    if anatomy.source is not None:
+        after = dataclasses.replace(after, source=anatomy.source.at(anatomy, sizes))
+    return Edit(anatomy, after, init, tuple(changes), pairs)
+
+
+def _change(width: Width, new: int, keep: np.ndarray, init: Init) -> WidthChange:
+    kept = tuple(keep.tolist())
+    promise: tuple[Exactness, str] = ("exact", "the units change places")
+    if len(kept) < width.size:
+        promise = ("not preserving", "what the removed units said is lost")
+    elif new > len(kept):
+        promise = width.exactness(kind_of(init))
+    return WidthChange(width.name, width.size, new, kept, *promise)
+
+
+def _refusal(width: Width, change: WidthChange, init: Init) -> str:
+    if change.dropped:
+        exact, why = width.exactness(kind_of(init))
+        if exact == "exact":
+            return (
+                f"{width.name!r}: replacing {change.dropped} of its units changes the "
+                "function; pass allow_drift=True to do so"
+            )
+        change = dataclasses.replace(change, why=why)
+    return (
+        f"growing {width.name!r} from {change.old} to {change.new} by "
+        f"{_init_name(init)} would change what the network computes: {change.why}. "
+        "Pass allow_drift=True to grow all the same"
+    )
+
+
+def _targets(anatomy: Anatomy, sizes: Mapping[str, int]) -> dict[str, int]:
+    if not isinstance(sizes, Mapping):
+        raise ValueError(
+            f"sizes={sizes!r}; give a dict from width name to size, "
+            f"such as {dict(list(anatomy.sizes.items())[:1])}"
+        )
+    targets: dict[str, int] = {}
+    for pattern, size in sizes.items():
+        for name in anatomy.match(pattern):
+            targets[name] = _checked_size(anatomy.widths[name], size)
+    return targets
+
+
+def _checked_size(width: Width, size: Any) -> int:
+    whole = isinstance(size, int | np.integer) and not isinstance(size, bool)
+    if not whole or size < 1:
+        raise ValueError(
+            f"size {size!r} for width {width.name!r} (now {width.size}); "
+            "a size is a whole number from 1 up"
+        )
+    if not width.growable and size != width.size:
+        raise ValueError(
+            f"{width.name!r} ({width.size}) can't change: {'; '.join(width.reasons)}"
+        )
+    return int(size)
+
+
+def _kept(
+    anatomy: Anatomy, targets: Mapping[str, int], keep: Mapping[str, Any]
+) -> dict[str, np.ndarray]:
+    given = {n: k for pattern, k in keep.items() for n in anatomy.match(pattern)}
+    for name in given:
+        if name not in targets:
+            raise ValueError(f"keep names {name!r}, but sizes doesn't; give its size")
+    kept = {}
+    for name, new in targets.items():
+        old = anatomy.widths[name].size
+        if name not in given:
+            kept[name] = np.arange(min(old, new))
+            continue
+        indices = np.asarray(given[name])
+        whole = indices.ndim == 1 and np.issubdtype(indices.dtype, np.integer)
+        if not whole or len(set(indices.tolist())) != indices.size:
+            raise ValueError(f"keep[{name!r}] must be distinct whole numbers")
+        if indices.size > new or ((indices < 0) | (indices >= old)).any():
+            raise ValueError(
+                f"keep[{name!r}] has {indices.size} indices up to "
+                f"{indices.max(initial=-1)}; at most {new} of 0..{old - 1} fit"
+            )
+        kept[name] = indices
+    return kept
+
+
+def resize(
+    net: Any,
+    anatomy: Anatomy,
+    sizes: Mapping[str, int],
+    *,
+    key: Any = None,
+    init: Any = "zero_out",
+    keep: Mapping[str, Any] | None = None,
+    allow_drift: bool = False,
+) -> Any:
+    """Grows or shrinks a network: `plan(...)` applied to it.
+
+    **Arguments:** as in `plan`; `key` seeds the newborns.
+
+    **Returns:** a new network. Growth leaves its function as it was unless
+    `allow_drift` lets it.
+
+    **Raises:** `ValueError`, as `plan`.
+
+    !!! example
+
+        ```python
+        wider = gn.resize(mlp, anatomy, {"layers[0]": 32}, key=jax.random.key(1))
+        ```
+    """
+    edit = plan(anatomy, sizes, init=init, keep=keep, allow_drift=allow_drift)
+    return edit(net, key=key)

@@ -1,0 +1,114 @@
+"""What is known while a program is read: abstract values, and what happened to them."""
+
+import dataclasses
+import enum
+from typing import Any
+
+import numpy as np
+
+from ._unify import Node
+
+
+class Kind(enum.IntEnum):
+    """What a value is made of; combining values takes the larger kind."""
+
+    CONST = 0  # numbers of the program
+    PARAM = 1  # leaves of the network, and functions of them alone
+    ROWS = 2  # rows of a leaf picked by data: a weight for activations
+    ACT = 3  # depends on the inputs
+
+
+class Role(enum.StrEnum):
+    """What a leaf's axis does in a width."""
+
+    PRODUCER = "producer"
+    CONSUMER = "consumer"
+    OFFSET = "offset"
+    SCALE = "scale"
+    FACTOR = "factor"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Origin:
+    """Entry `[i, j, ...]` of a value comes from index `grid[i, j, ...]` of this leaf
+    axis (-1: from elsewhere). `grid` has the value's rank and broadcasts against it;
+    `along` names the value's axes in which it varies (sizes can't tell where they are
+    1)."""
+
+    leaf: int
+    axis: int
+    grid: np.ndarray
+    along: frozenset[int]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Value:
+    """An abstract array."""
+
+    dims: tuple[Node, ...]
+    kind: Kind
+    origins: tuple[Origin, ...] = ()
+    literal: Any = None
+    zeroable: bool = False
+    """Are the value's entries zero where the leaves' entries are?"""
+    product: tuple["Value", "Value"] | None = None
+    """The factors, where the value is an elementwise product: summing it contracts."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(d.size for d in self.dims)
+
+
+@dataclasses.dataclass(frozen=True)
+class Spot:
+    """Some indices of a leaf axis (`None`: all of them)."""
+
+    leaf: int
+    axis: int
+    indices: tuple[int, ...] | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Rigid:
+    node: Node
+    reason: str
+    line: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Interface:
+    node: Node
+    text: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Touch:
+    node: Node
+    role: Role
+    spots: tuple[Spot, ...]
+    plain: bool
+    """Do the leaf's entries reach the operation as they are?"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Side:
+    kind: Kind
+    spots: tuple[Spot, ...]
+    zeroable: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Contraction:
+    node: Node
+    sides: tuple[Side, Side]
+    line: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Reduction:
+    node: Node
+    what: str
+    line: str
+
+
+Event = Rigid | Interface | Touch | Contraction | Reduction

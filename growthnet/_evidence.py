@@ -1,0 +1,66 @@
+"""What a policy may look at when it decides."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import equinox as eqx
+
+
+KINDS = {
+    "loss": "mean training loss of the tick",
+    "valid_loss": "loss on the validation data given to `fit`",
+    "gradients": "gradients of the loss on the last batch, shaped like the network",
+    "gate_slopes": "d loss / d gate on the last batch, [capacity] by width; of closed "
+    "units too (0 where their weights are 0)",
+    "evaluate": "evaluate(decision): the loss on the last batch if it were taken",
+}
+
+
+class Evidence(eqx.Module):
+    """Exactly what a policy declared in `needs`; the rest is `None`.
+
+    Always there: `step` (training steps so far), `open` (`bool[capacity]` by width) and
+    `sizes` (open units by width), as arrays.
+
+    - `loss`: mean training loss of the tick, a scalar.
+    - `valid_loss`: loss on the validation data, a scalar.
+    - `gradients`: of the loss on the last batch, shaped like the network.
+    - `gate_slopes`: d loss / d gate on the last batch, `[capacity]` by width name.
+    - `evaluate`: `evaluate(decision) -> loss` on the last batch, without committing;
+        maps under `vmap`.
+    """
+
+    step: Any
+    open: dict[str, Any]
+    loss: Any = None
+    valid_loss: Any = None
+    gradients: Any = None
+    gate_slopes: dict[str, Any] | None = None
+    evaluate: Callable[[Any], Any] | None = None
+
+    @property
+    def sizes(self) -> dict[str, Any]:
+        return {name: mask.sum() for name, mask in self.open.items()}
+
+
+def check_needs(policy: Any, given: Iterable[str]) -> None:
+    """Refuses a policy that needs evidence nobody gives.
+
+    **Raises:** `ValueError` naming the policy, what is missing and how to give it.
+    """
+    name = type(policy).__name__
+    unknown = sorted(set(policy.needs) - KINDS.keys())
+    if unknown:
+        raise ValueError(
+            f"{name} needs the evidence {', '.join(unknown)}; "
+            f"known kinds are {', '.join(KINDS)}"
+        )
+    missing = sorted(set(policy.needs) - set(given))
+    if missing:
+        fix = (
+            "pass `valid=` to fit"
+            if missing == ["valid_loss"]
+            else "use `fit`, or pass it to `Grower.step`"
+        )
+        what = "; ".join(f"{m} ({KINDS[m]})" for m in missing)
+        raise ValueError(f"{name} needs {what}, which wasn't given: {fix}")

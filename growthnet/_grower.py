@@ -1,0 +1,269 @@
+"""`Grower`: growth in your own training loop. `fit` is built on it.
+
+What happens inside the program is in `_turn` (decide, apply) and here (loss, update);
+what happens on the host, where shapes change, is in `_room`.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import optax
+
+from ._anatomy import Anatomy
+from ._buckets import Buckets
+from ._capacity import entry_masks
+from ._evidence import check_needs, Evidence
+from ._growing import cond_pair, GrowerState, Growing, inexact, replaced, stopped
+from ._paths import array_leaves, map_arrays
+from ._policy import AbstractPolicy, Change, Decision
+from ._room import give_back, make_room, moved, room_edit
+from ._trainable import TrainableSpec
+from ._turn import apply, decide, fits
+
+
+class Grower:
+    """Grows a network in your own training loop; `fit` is built on it.
+
+    **Arguments:**
+
+    - `policy`: an `AbstractPolicy`.
+    - `optimizer`: any `optax.GradientTransformation`, for the network.
+    - `widths`: pattern or patterns of the widths that may change.
+    - `trainable`: which leaves are trained: a tree of booleans shaped like the network,
+        or a function of a leaf. By default every inexact array outside
+        `eqx.nn.State`.
+    - `buckets`: the ladder of capacities.
+    - `capacity`: first capacities by width or pattern, where the ladder's isn't wanted.
+
+    !!! example
+
+        ```python
+        grower = gn.Grower(policy, optax.adam(1e-3))
+        model, state = grower.init(model, gn.trace(model, x[0]), key=key)
+
+        @eqx.filter_jit
+        def train(model, state, x, y):
+            objective = grower.loss(loss_fn, state)
+            loss, grads = eqx.filter_value_and_grad(objective)(model, x, y)
+            model, state = grower.step(model, grads, state)
+            return model, state, loss
+
+        for x, y in batches:
+            model, state, loss = train(model, state, x, y)
+            model, state = grower.resize(model, state)
+        net = model.compact()
+        ```
+    """
+
+    def __init__(
+        self,
+        policy: AbstractPolicy,
+        optimizer: optax.GradientTransformation,
+        *,
+        widths: str | Iterable[str] = "*",
+        trainable: Any = None,
+        buckets: Buckets | None = None,
+        capacity: Mapping[str, int] | None = None,
+    ):
+        if not isinstance(policy, AbstractPolicy):
+            raise ValueError(
+                f"policy={policy!r} isn't a policy; give an instance of a subclass of "
+                "growthnet.AbstractPolicy"
+            )
+        self.policy = policy
+        self.optimizer = optimizer
+        self.widths = widths
+        self.trainable = TrainableSpec(trainable)
+        self.buckets = Buckets() if buckets is None else buckets
+        self.capacity = dict(capacity or {})
+
+    def init(self, net: Any, anatomy: Anatomy, *, key: Any) -> tuple[Growing, Any]:
+        """Makes room in the network and starts the optimizers.
+
+        **Arguments:** the network, its anatomy (`trace`), and the key of the run.
+
+        **Returns:** `(growing, state)`.
+
+        **Raises:** `ValueError` if no width matches, or none of them can be gated.
+        """
+        managed = self._managed(anatomy)
+        trainable, memory = self.policy.init(managed, key=jr.fold_in(key, 0))
+        params = self.trainable.of(net)
+        opt_state = self.optimizer.init(params)
+        own = self.policy.optimizer
+        policy_opt_state = None if own is None else own.init(inexact(trainable))
+        open_ = {
+            name: jnp.ones(width.size, bool) for name, width in managed.widths.items()
+        }
+        growing = Growing(net, trainable, open_, self.policy, anatomy)
+        state = GrowerState(
+            opt_state,
+            policy_opt_state,
+            memory,
+            key,
+            jnp.zeros((), jnp.int32),
+            jnp.zeros((), bool),
+            jnp.zeros((), bool),
+            Decision(
+                {n: Change(m, jnp.zeros((), jnp.int32)) for n, m in open_.items()}
+            ),
+        )
+        sizes = self._first_capacities(managed)
+        return moved(self, growing, state, room_edit(growing, sizes))
+
+    def _managed(self, anatomy: Anatomy) -> Anatomy:
+        matched = anatomy.match(self.widths) if anatomy.widths else ()
+        names = [n for n in matched if anatomy.widths[n].gateable != "no"]
+        if not names and not _static(self.policy):
+            why = "; ".join(
+                f"{n}: {(*anatomy.widths[n].reasons, *anatomy.widths[n].drift)[0]}"
+                for n in matched
+            )
+            raise ValueError(
+                f"no width matching {self.widths!r} can grow in a run: "
+                f"{why or 'the network has no hidden width'}"
+            )
+        return (
+            anatomy.only(names)
+            if names
+            else dataclasses.replace(anatomy, all_widths=())
+        )
+
+    def _first_capacities(self, managed: Anatomy) -> dict[str, int]:
+        given = {
+            name: size
+            for pattern, size in self.capacity.items()
+            for name in managed.match(pattern)
+        }
+        if _static(self.policy):
+            return managed.sizes
+        for name, size in given.items():
+            if size < managed.widths[name].size:
+                raise ValueError(
+                    f"capacity {size} for {name!r} is below its size "
+                    f"{managed.widths[name].size}"
+                )
+        spare = 0 if self.buckets.ratio == 1 else 1
+        return {
+            name: given.get(name, self.buckets.capacity(width.size + spare))
+            for name, width in managed.widths.items()
+        }
+
+    def loss(self, loss_fn: Callable[..., Any], state: GrowerState) -> Callable:
+        """The objective of a growing network.
+
+        **Returns:** a function `(growing, *args)` that calls `loss_fn` with the gated
+        network and adds the policy's penalty to its (first) result.
+        """
+        key = jr.fold_in(jr.fold_in(state.key, 1), state.step)
+
+        def objective(growing: Growing, *args: Any, **kwargs: Any) -> Any:
+            result = loss_fn(growing.view(key=key, train=True), *args, **kwargs)
+            policy = stopped(growing.policy)
+            penalty = policy.penalty(
+                growing.trainable, growing.net, growing.anatomy.params
+            )
+            if isinstance(result, tuple):
+                return result[0] + penalty.astype(result[0].dtype), *result[1:]
+            return result + penalty.astype(result.dtype)
+
+        return objective
+
+    def update(
+        self, growing: Growing, grads: Growing, state: GrowerState
+    ) -> tuple[Growing, GrowerState]:
+        """One optimizer step of the network and of the policy's trainables. Closed
+        units get no update, whatever the optimizer makes of them (decay, noise)."""
+        params = self.trainable.of(growing.net)
+        updates, opt_state = self.optimizer.update(
+            self.trainable.of(grads.net), state.opt_state, params
+        )
+        masks = entry_masks(growing.anatomy, growing.open)
+        arrays = array_leaves(updates)
+        updates = map_arrays(
+            updates,
+            {
+                path: jnp.where(mask, arrays[path], jnp.zeros((), arrays[path].dtype))
+                for path, mask in masks.items()
+                if path in arrays
+            },
+        )
+        net = eqx.apply_updates(growing.net, updates)
+        trainable, policy_opt_state = growing.trainable, state.policy_opt_state
+        if self.policy.optimizer is not None:
+            own, policy_opt_state = self.policy.optimizer.update(
+                inexact(grads.trainable), policy_opt_state, inexact(trainable)
+            )
+            trainable = eqx.apply_updates(trainable, own)
+        growing = replaced(growing, net=net, trainable=trainable)
+        state = replaced(
+            state,
+            opt_state=opt_state,
+            policy_opt_state=policy_opt_state,
+            step=state.step + 1,
+        )
+        return growing, state
+
+    def step(
+        self,
+        growing: Growing,
+        grads: Growing,
+        state: GrowerState,
+        *,
+        loss: Any = None,
+        valid_loss: Any = None,
+    ) -> tuple[Growing, GrowerState]:
+        """`update`, and every `policy.every` steps the policy's decision.
+
+        **Arguments:** the growing network, the gradients of `loss(...)` with respect
+        to it, the state; `loss` and `valid_loss` for policies that need them.
+
+        **Returns:** `(growing, state)`. A decision that doesn't fit the capacity waits
+        for `resize`.
+
+        **Raises:** `ValueError` if the policy needs evidence that wasn't given.
+        """
+        given = {"loss": loss, "valid_loss": valid_loss, "gradients": grads.net}
+        check_needs(self.policy, [k for k, v in given.items() if v is not None])
+        growing, state = self.update(growing, grads, state)
+
+        def speak(growing: Growing, state: GrowerState):
+            wanted = {k: v for k, v in given.items() if k in self.policy.needs}
+            evidence = Evidence(state.step, growing.open, **wanted)
+            growing, state, _ = decide(growing, state, evidence)
+            ready = state.waiting & fits(growing, state)
+            return cond_pair(ready, lambda g, s: apply(self, g, s), growing, state)
+
+        due = (state.step % self.policy.every) == 0
+        return cond_pair(due, speak, growing, state)
+
+    def with_untrained(self, growing: Growing, net: Any) -> Growing:
+        """Takes over the leaves of `net` that aren't trained (running statistics)."""
+        trained = array_leaves(self.trainable.of(growing.net))
+        new = {p: a for p, a in array_leaves(net).items() if p not in trained}
+        return replaced(growing, net=map_arrays(growing.net, new))
+
+    def resize(
+        self, growing: Growing, state: GrowerState
+    ) -> tuple[Growing, GrowerState]:
+        """Makes room for a waiting decision and applies it, or gives back room that is
+        no longer needed: new shapes, so the next call of your program compiles. Does
+        nothing where nothing asks for it."""
+        waiting, roomy = jax.device_get((state.waiting, state.roomy))
+        if waiting:
+            growing, state, asked_again = make_room(self, growing, state)
+            if not asked_again:
+                growing, state = eqx.filter_jit(apply)(self, growing, state)
+        elif roomy:
+            growing, state = give_back(self, growing, state)
+        return growing, state
+
+
+def _static(policy: AbstractPolicy) -> bool:
+    """A policy that never decides needs no room."""
+    return type(policy).step is AbstractPolicy.step

@@ -1,0 +1,134 @@
+"""A network in growth and the state beside it: the two things that a loop carries."""
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ._anatomy import Anatomy
+from ._capacity import compacting, Openings, silence
+from ._edit import Edit
+from ._policy import AbstractPolicy, Decision
+
+
+class Growing(eqx.Module):
+    """A network in growth: what gradients are taken with respect to.
+
+    Callable like the network itself; `view` gives the gated network for other uses, and
+    `compact` the ordinary network that it stands for.
+
+    - `net`: the network's arrays at capacity.
+    - `trainable`: the policy's own trainables.
+    - `open`: which units exist, `bool[capacity]` by width.
+    """
+
+    net: Any
+    trainable: Any
+    open: Openings
+    policy: AbstractPolicy
+    anatomy: Anatomy
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Calls the gated network as it is outside training."""
+        return self.view()(*args, **kwargs)
+
+    def gates(self, *, key: Any = None, train: bool = False) -> dict[str, Any]:
+        """The policy's gates, 0 for closed units: `[capacity]` by width."""
+        policy = stopped(self.policy)
+        managed = self.anatomy.only(self.open) if self.open else self.anatomy
+        named = policy.gates(self.trainable, managed, key=key, train=train)
+        return {
+            name: _masked(named[name], mask) if name in named else mask
+            for name, mask in self.open.items()
+        }
+
+    def view(self, *, key: Any = None, train: bool = False) -> Any:
+        """The network with its gates multiplied in (same structure, same shapes)."""
+        return silence(self.net, self.anatomy, self.gates(key=key, train=train))
+
+    def compact(self) -> Any:
+        """The ordinary network at its real sizes: gates folded in, closed units and
+        units whose gate is 0 dropped."""
+        edit = compact_edit(self)
+        net = silence(self.net, self.anatomy, self.gates())
+        return net if edit is None else edit(net)
+
+
+def _masked(gates: Any, mask: Any) -> Any:
+    return jnp.where(mask, gates, jnp.zeros((), gates.dtype))
+
+
+def compact_edit(growing: Growing) -> Edit | None:
+    """The edit that keeps just the units that are open and not silent."""
+    loud = {name: np.asarray(gate) != 0 for name, gate in growing.gates().items()}
+    if not loud:
+        return None
+    # A width keeps at least one unit, be it silent.
+    loud = {n: m if m.any() else np.arange(m.size) == 0 for n, m in loud.items()}
+    return compacting(growing.anatomy, loud)
+
+
+class GrowerState(eqx.Module):
+    """Everything of a run that isn't the network: pass it along, don't look inside.
+
+    - `step`: training steps so far.
+    - `waiting`: a decision is waiting for room; `decision` is it.
+    - `roomy`: some width could do with a lower capacity.
+    """
+
+    opt_state: Any
+    policy_opt_state: Any
+    memory: Any
+    key: Any
+    step: jax.Array
+    waiting: jax.Array
+    roomy: jax.Array
+    decision: Decision
+
+
+def stopped(module: Any) -> Any:
+    """Hyper-parameters are constants of the objective: no gradient goes there."""
+    return jax.tree.map(
+        lambda leaf: jax.lax.stop_gradient(leaf) if eqx.is_array(leaf) else leaf, module
+    )
+
+
+def strong(tree: Any) -> Any:
+    """The tree without weak types: they get lost in training, and a program is traced
+    anew where one is."""
+    return jax.tree.map(
+        lambda leaf: (
+            jax.lax.convert_element_type(leaf, leaf.dtype)
+            if getattr(leaf, "weak_type", False)
+            else leaf
+        ),
+        tree,
+    )
+
+
+def inexact(tree: Any) -> Any:
+    """The trainable numbers of a policy's trainables."""
+    return eqx.filter(tree, eqx.is_inexact_array)
+
+
+def replaced(module: Any, **fields: Any) -> Any:
+    """A copy of a module with other fields; statics may change too."""
+    copy = object.__new__(type(module))
+    for name in module.__dataclass_fields__:
+        object.__setattr__(copy, name, fields.get(name, getattr(module, name)))
+    return copy
+
+
+def cond_pair(predicate: Any, function: Callable, growing: Growing, state: Any) -> Any:
+    """`lax.cond` over module pairs; the function must keep their structure."""
+    dynamic, static = eqx.partition((growing, state), eqx.is_array)
+
+    def run(dynamic: Any) -> Any:
+        result = function(*eqx.combine(dynamic, static))
+        return eqx.filter(result, eqx.is_array)
+
+    result = jax.lax.cond(predicate, run, lambda d: d, dynamic)
+    return eqx.combine(result, static)

@@ -1,0 +1,140 @@
+"""What a growth policy is, and what it decides."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from ._anatomy import Anatomy
+from ._evidence import Evidence
+
+
+class PerUnit(eqx.Module):
+    """An array of a policy with one row per unit of a width. Edits move it along; a
+    newborn's row is `fill`.
+
+    - `array`: shape `[capacity, ...]`.
+    - `width`: the width's name.
+    """
+
+    array: jax.Array
+    width: str = eqx.field(static=True)
+    fill: float = eqx.field(static=True, default=0.0)
+
+
+class Change(eqx.Module):
+    """What a policy decides for one width.
+
+    - `keep`: `bool[capacity]`; open units that aren't kept are closed.
+    - `add`: how many units are born, an integer (array).
+    - `init`: `"zero_out"` (silent at once) or `"drawn"` (the policy holds their gates
+        at 0).
+    - `values`: newborn values by leaf path, each of the leaf's shape; else drawn.
+    """
+
+    keep: Any
+    add: Any
+    init: str = eqx.field(static=True, default="zero_out")
+    values: dict[str, Any] | None = None
+
+    def __check_init__(self):
+        if self.init not in ("zero_out", "drawn"):
+            raise ValueError(
+                f"Change(init={self.init!r}): newborns are 'zero_out' or 'drawn'"
+            )
+
+
+class Decision(eqx.Module):
+    """Changes by width name. Widths that aren't named stay as they are."""
+
+    widths: dict[str, Change] = eqx.field(default_factory=dict)
+
+
+class AbstractPolicy(eqx.Module):
+    """Decides when, where and how a network grows and shrinks.
+
+    A policy is an immutable module of hyper-parameters: arrays may be mapped over with
+    `vmap`, structural fields are static. What changes in a run is kept outside it, in
+    `trainable` (real numbers that an optimizer of the policy's own trains on the
+    network's objective) and `memory` (anything else). Both keep their structure for the
+    whole run; rows per unit are `PerUnit`.
+
+    - `every`: training steps between two calls of `step`.
+    - `needs`: names of the evidence that `step` reads (see `Evidence`).
+    - `optimizer`: trains `trainable`; `None` if there is nothing to train.
+
+    All methods are pure and traced: `step` runs inside the training program.
+    """
+
+    every: eqx.AbstractVar[int]
+    needs: eqx.AbstractVar[frozenset[str]]
+    optimizer: eqx.AbstractVar[optax.GradientTransformation | None]
+
+    def init(self, anatomy: Anatomy, *, key: Any) -> tuple[Any, Any]:
+        """The first `(trainable, memory)`, for the widths of `anatomy`."""
+        del anatomy, key
+        return None, None
+
+    def gates(
+        self, trainable: Any, anatomy: Anatomy, *, key: Any, train: bool
+    ) -> dict[str, Any]:
+        """Gates by width name, `[capacity]` each; widths left out have gate 1. May be
+        random in training."""
+        del trainable, anatomy, key, train
+        return {}
+
+    def penalty(
+        self, trainable: Any, net: Any, cost: Callable[[Mapping[str, Any]], Any]
+    ) -> Any:
+        """A scalar added to the objective. `cost(sizes)` is the differentiable number
+        of parameters at (real) sizes by width name."""
+        del trainable, net, cost
+        return jnp.zeros(())
+
+    def step(
+        self, trainable: Any, memory: Any, evidence: Evidence, *, key: Any
+    ) -> tuple[Decision, Any, Any, dict[str, Any]]:
+        """Decides from evidence: `(decision, trainable, memory, info)`. `info` holds
+        scalars for the log and is never read back."""
+        del evidence, key
+        return Decision(), trainable, memory, {}
+
+
+class NoGrowth(AbstractPolicy):
+    """Never changes anything: the static control arm, through the same code."""
+
+    every: int = eqx.field(static=True, default=100)
+    needs: frozenset[str] = eqx.field(static=True, default=frozenset())
+    optimizer: None = None
+
+
+def moved_units(tree: Any, maps: Mapping[str, Any]) -> Any:
+    """A policy's tree after an edit: `PerUnit` rows follow the `UnitMap` of a width."""
+
+    def move(leaf: Any) -> Any:
+        if not isinstance(leaf, PerUnit) or leaf.width not in maps:
+            return leaf
+        unit_map = maps[leaf.width]
+        rows = unit_map.apply(np.asarray(leaf.array), 0)
+        born = unit_map.born.reshape((-1,) + (1,) * (rows.ndim - 1))
+        rows = np.where(born, np.asarray(leaf.fill, rows.dtype), rows)
+        return PerUnit(jnp.asarray(rows), leaf.width, leaf.fill)
+
+    return jax.tree.map(move, tree, is_leaf=lambda x: isinstance(x, PerUnit))
+
+
+def reborn_units(tree: Any, born: Mapping[str, Any]) -> Any:
+    """A policy's tree after an opening: the rows of newborns hold the fill."""
+
+    def fill(leaf: Any) -> Any:
+        if not isinstance(leaf, PerUnit) or leaf.width not in born:
+            return leaf
+        mask = born[leaf.width].reshape((-1,) + (1,) * (leaf.array.ndim - 1))
+        value = jnp.asarray(leaf.fill, leaf.array.dtype)
+        return PerUnit(jnp.where(mask, value, leaf.array), leaf.width, leaf.fill)
+
+    return jax.tree.map(fill, tree, is_leaf=lambda x: isinstance(x, PerUnit))

@@ -1,0 +1,267 @@
+"""Reading a program: which axes of which leaves share their units.
+
+`read` interprets a jaxpr with abstract values. A value carries one `Node` per axis and,
+as long as it is made of parameters only, its *origins*: which index of which leaf axis
+each of its entries comes from. Rules (see `_rules`) unify nodes and record *events*
+(somebody produces these units, somebody reduces over them). Events keep nodes, not
+atoms, and are resolved after the whole program was read: so it doesn't matter that an
+axis is refined after the event happened.
+"""
+
+import dataclasses
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax.extend.core as jexc
+import numpy as np
+
+from ._events import (
+    Contraction,
+    Event,
+    Interface,
+    Kind,
+    Origin,
+    Reduction,
+    Rigid,
+    Role,
+    Side,
+    Spot,
+    Touch,
+    Value,
+)
+from ._unify import Node, Solver
+
+
+_HERE = os.path.dirname(__file__).replace(os.sep, "/") + "/"
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """What was read: nodes per leaf axis, the events, the numbers in the program."""
+
+    solver: Solver
+    leaves: tuple[tuple[Node, ...], ...]
+    events: tuple[Event, ...]
+    numbers: tuple[tuple[str, float, str], ...]
+    unknown: tuple[str, ...]
+
+
+Rule = Callable[["Reader", Any, tuple[Value, ...]], Sequence[Value] | Value]
+
+
+class Reader:
+    """Interprets a program, collecting nodes and events."""
+
+    def __init__(self, rules: dict[str, Rule]):
+        self.rules = rules
+        self.events: list[Event] = []
+        self.numbers: list[tuple[str, float, str]] = []
+        self.unknown: dict[str, None] = {}
+        self.solver = Solver(lambda node, why: self.rigid(node, why))
+        self._stack: list[Any] = []
+
+    # --- what rules use
+
+    def dims(self, shape: Sequence[int]) -> tuple[Node, ...]:
+        """Fresh nodes: axes of which nothing is known yet."""
+        return tuple(Node(int(n)) for n in shape)
+
+    def out(self, i: int = 0) -> tuple[int, ...]:
+        """The shape of the equation's i-th result."""
+        return tuple(self._stack[-1].outvars[i].aval.shape)
+
+    @property
+    def outputs(self) -> Sequence[Any]:
+        """The variables that the current equation binds."""
+        return self._stack[-1].outvars
+
+    def rigid(self, node: Node, reason: str) -> None:
+        self.events.append(Rigid(node, reason, self.line))
+
+    def touch(self, value: Value, dim: int, role: Role) -> None:
+        """A leaf's axis does something to the units of `value`'s axis `dim`."""
+        found = spots(value, dim)
+        if found:
+            plain = all(o.grid.size == value.dims[dim].size for o in value.origins)
+            self.events.append(Touch(value.dims[dim], role, found, plain))
+
+    def untouch(self, value: Value, dim: int, role: Role) -> None:
+        """Takes a `touch` back: what followed showed that it was something else."""
+        gone = (value.dims[dim], role, spots(value, dim))
+        self.events = [
+            e
+            for e in self.events
+            if not (isinstance(e, Touch) and (e.node, e.role, e.spots) == gone)
+        ]
+
+    def contract(self, a: Value, i: int, b: Value, j: int) -> None:
+        """Axis `i` of `a` is summed against axis `j` of `b`."""
+        self.solver.unify(a.dims[i], b.dims[j])
+        sides = (
+            Side(a.kind, spots(a, i), a.zeroable),
+            Side(b.kind, spots(b, j), b.zeroable),
+        )
+        self.events.append(Contraction(a.dims[i], sides, self.line))
+
+    def reduce(self, value: Value, dim: int, what: str) -> None:
+        self.events.append(Reduction(value.dims[dim], what, self.line))
+
+    def absorb(self, value: Value) -> None:
+        """A value of parameters becomes part of an activation."""
+        if value.kind in (Kind.PARAM, Kind.ROWS):
+            for dim in range(len(value.dims)):
+                self.touch(value, dim, Role.PRODUCER)
+
+    @property
+    def line(self) -> str:
+        """The user's line; inside cached library programs, that of their caller."""
+        lines = [source_line(eqn) for eqn in reversed(self._stack)]
+        own = [text for text, inside in lines if text and not inside]
+        return next(iter(own), next((text for text, _ in lines if text), ""))
+
+    # --- running
+
+    def run(self, jaxpr: Any, consts: Sequence[Any], args: Sequence[Value]):
+        """Interprets an open jaxpr; returns the values of its outputs."""
+        env: dict[Any, Value] = {}
+        env.update(zip(jaxpr.constvars, map(self._const, consts), strict=True))
+        env.update(zip(jaxpr.invars, args, strict=True))
+
+        def look(atom: Any) -> Value:
+            if isinstance(atom, jexc.Literal):
+                return self._const(atom.val)
+            return env[atom]
+
+        for eqn in jaxpr.eqns:
+            self._stack.append(eqn)
+            self._note_numbers(eqn)
+            values = tuple(look(v) for v in eqn.invars)
+            rule = self.rules.get(eqn.primitive.name, unknown_primitive)
+            results = rule(self, eqn, values)
+            if isinstance(results, Value):
+                results = [results]
+            for var, value in zip(eqn.outvars, results, strict=True):
+                assert value.shape == tuple(var.aval.shape), eqn.primitive.name
+                env[var] = value
+            self._stack.pop()
+        return [look(v) for v in jaxpr.outvars]
+
+    def _const(self, constant: Any) -> Value:
+        shape = np.shape(constant)
+        if shape == ():
+            literal = constant if isinstance(constant, bool | int | float) else None
+            if literal is None and isinstance(constant, np.generic | np.ndarray):
+                literal = np.asarray(constant).item()
+            return Value((), Kind.CONST, literal=literal)
+        value = Value(self.dims(shape), Kind.CONST)
+        try:
+            flat = np.asarray(constant).reshape(-1)
+            uniform = flat.size == 0 or bool((flat == flat[0]).all())
+        except Exception:  # typed keys and the like
+            uniform = True
+        if not uniform:
+            for node in value.dims:
+                self.rigid(node, "a constant array of the program has this axis")
+        return value
+
+    def _note_numbers(self, eqn: Any) -> None:
+        """Remembers the inexact scalars: those that change with a width are baked."""
+        for atom in eqn.invars:
+            if isinstance(atom, jexc.Literal) and np.shape(atom.val) == ():
+                if np.issubdtype(np.asarray(atom.val).dtype, np.inexact):
+                    number = (eqn.primitive.name, float(atom.val), self.line)
+                    self.numbers.append(number)
+
+
+def unknown_primitive(reader: Reader, eqn: Any, values: tuple[Value, ...]):
+    """No rule: every axis in and out is rigid, with the primitive's name."""
+    name = eqn.primitive.name
+    reader.unknown[name] = None
+    return opaque(reader, values, f"`{name}` isn't understood")
+
+
+def opaque(reader: Reader, values: Sequence[Value], reason: str) -> list[Value]:
+    """Every axis in and out of the current equation is rigid."""
+    kind = max((v.kind for v in values), default=Kind.CONST)
+    results = [Value(reader.dims(v.aval.shape), kind) for v in reader.outputs]
+    for value in (*values, *results):
+        for node in value.dims:
+            reader.rigid(node, reason)
+    for value in values:
+        reader.absorb(value)
+    return results
+
+
+def spots(value: Value, dim: int) -> tuple[Spot, ...]:
+    """The leaf axes (and which of their indices) that vary along a value's axis."""
+    found = []
+    for origin in value.origins:
+        if dim not in origin.along:
+            continue
+        if origin.along == {dim}:
+            indices = origin.grid.reshape(-1)
+        else:
+            indices = np.unique(origin.grid)
+        indices = indices[indices >= 0]
+        found.append(Spot(origin.leaf, origin.axis, tuple(indices.tolist())))
+    return tuple(found)
+
+
+def source_line(eqn: Any) -> tuple[str, bool]:
+    """Where an equation was made, as `file.py:31 (forward)`, and whether that is inside
+    an installed package: the innermost frame outside one, else outside JAX."""
+    traceback = getattr(getattr(eqn, "source_info", None), "traceback", None)
+    library = ""
+    for frame in traceback.frames if traceback is not None else ():
+        path = frame.file_name.replace(os.sep, "/")
+        if "/site-packages/jax/" in path or path.startswith((_HERE, "<")):
+            continue
+        text = f"{os.path.basename(path)}:{frame.line_num} ({frame.function_name})"
+        if "/site-packages/" not in path:
+            return text, False
+        library = library or text
+    return library, True
+
+
+def read(
+    closed: Any, leaf_count: int, rules: dict[str, Rule], inputs: Sequence[str]
+) -> Reading:
+    """Reads a closed jaxpr whose first `leaf_count` inputs are the network's leaves.
+
+    `inputs` names the other inputs for the reasons that users see.
+    """
+    reader = Reader(rules)
+    args, leaves = [], []
+    for i, var in enumerate(closed.jaxpr.invars):
+        shape = tuple(var.aval.shape)
+        dims = reader.dims(shape)
+        if i < leaf_count:
+            leaves.append(dims)
+            args.append(Value(dims, Kind.PARAM, _origins(i, shape), zeroable=True))
+        else:
+            args.append(Value(dims, Kind.ACT))
+            for axis, node in enumerate(dims):
+                text = f"it is axis {axis} of the input {inputs[i - leaf_count]}"
+                reader.events.append(Interface(node, text))
+    results = reader.run(closed.jaxpr, closed.consts, args)
+    for i, value in enumerate(results):
+        of = f" {i}" if len(results) > 1 else ""
+        for axis, node in enumerate(value.dims):
+            text = f"it is axis {axis} of the output{of}"
+            reader.events.append(Interface(node, text))
+    return Reading(
+        reader.solver,
+        tuple(leaves),
+        tuple(reader.events),
+        tuple(reader.numbers),
+        tuple(reader.unknown),
+    )
+
+
+def _origins(leaf: int, shape: tuple[int, ...]) -> tuple[Origin, ...]:
+    origins = []
+    for axis, n in enumerate(shape):
+        grid = np.arange(n).reshape([-1 if i == axis else 1 for i in range(len(shape))])
+        origins.append(Origin(leaf, axis, grid, frozenset({axis})))
+    return tuple(origins)

@@ -1,0 +1,103 @@
+"""New capacities, on the host: the one step of a run that makes new shapes."""
+
+from collections.abc import Mapping
+from typing import Any, TYPE_CHECKING
+
+import jax.numpy as jnp
+import numpy as np
+
+from ._edit import Edit, plan
+from ._growing import GrowerState, Growing, replaced, strong
+from ._policy import Decision, moved_units
+from ._turn import no_decision
+
+
+if TYPE_CHECKING:
+    from ._grower import Grower
+
+
+def make_room(
+    grower: "Grower", growing: Growing, state: GrowerState
+) -> tuple[Growing, GrowerState, bool]:
+    """New capacities for the waiting decision, which is left to `apply`.
+
+    A decision that brings newborn values can't be applied to slots that it didn't know:
+    there is room for it now, and the policy is asked again at its next turn (the third
+    result).
+    """
+    changes = state.decision.widths
+    asked_again = any(change.values for change in changes.values())
+    sizes = {}
+    for name, change in changes.items():
+        mask = growing.open[name]
+        units = int(jnp.sum(mask & change.keep) + change.add)
+        sizes[name] = max(mask.size, grower.buckets.capacity(units))
+    growing, state = moved(grower, growing, state, room_edit(growing, sizes))
+    if asked_again:
+        state = replaced(state, waiting=jnp.zeros((), bool))
+    return growing, state, asked_again
+
+
+def give_back(
+    grower: "Grower", growing: Growing, state: GrowerState
+) -> tuple[Growing, GrowerState]:
+    """Lower capacities where the open units leave so much room; closed slots go."""
+    sizes = {
+        name: grower.buckets.lowered(mask.size, int(mask.sum()))
+        for name, mask in growing.open.items()
+    }
+    growing, state = moved(grower, growing, state, room_edit(growing, sizes))
+    return growing, replaced(state, roomy=jnp.zeros((), bool))
+
+
+def room_edit(growing: Growing, sizes: Mapping[str, int]) -> Edit:
+    """To new capacities: more closed slots at the end, or only the open ones."""
+    keep, changed = {}, {}
+    for name, size in sizes.items():
+        mask = np.asarray(growing.open[name])
+        if size != mask.size:
+            changed[name] = size
+            everyone = size > mask.size
+            keep[name] = np.arange(mask.size) if everyone else np.flatnonzero(mask)
+    return plan(growing.anatomy, changed, init="closed", keep=keep, allow_drift=True)
+
+
+def moved(
+    grower: "Grower", growing: Growing, state: GrowerState, edit: Edit
+) -> tuple[Growing, GrowerState]:
+    """Everything through one edit: network, optimizer state, masks, policy."""
+    net = edit(growing.net)
+    spec = grower.trainable
+    opt_state = edit.transfer(
+        grower.optimizer, state.opt_state, spec.of(growing.net), spec.of(net)
+    )
+    maps = {
+        c.name: edit.pairs[growing.anatomy.widths[c.name].id].produce
+        for c in edit.changes
+    }
+    waiting = {
+        n: (_moved_mask(c.keep, maps.get(n)), c.add)
+        for n, c in state.decision.widths.items()
+    }
+    growing = replaced(
+        growing,
+        net=net,
+        open={n: _moved_mask(m, maps.get(n)) for n, m in growing.open.items()},
+        anatomy=edit.after,
+        trainable=moved_units(growing.trainable, maps),
+    )
+    state = replaced(state, opt_state=opt_state, memory=moved_units(state.memory, maps))
+    empty = no_decision(growing, state)
+    decision = Decision(
+        {
+            n: replaced(c, keep=waiting[n][0], add=waiting[n][1])
+            for n, c in empty.widths.items()
+        }
+    )
+    return strong((growing, replaced(state, decision=decision)))
+
+
+def _moved_mask(mask: Any, unit_map: Any) -> Any:
+    if unit_map is None:
+        return mask
+    return jnp.asarray(unit_map.apply(np.asarray(mask), 0))

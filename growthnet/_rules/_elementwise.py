@@ -1,0 +1,110 @@
+"""Entry by entry: axes of full size are the same axis; axes of size 1 broadcast."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from .._events import Kind, Origin, Role, Value
+from .._reader import Reader, Rule
+
+
+# f(0) = 0: a leaf's zeros come through as zeros.
+_ZERO_TO_ZERO = set(
+    "abs asin asinh atan atanh cbrt ceil conj convert_element_type copy copy_p "
+    "erf expm1 floor imag integer_pow log1p neg optimization_barrier real "
+    "reduce_precision round sharding_constraint sign sin sinh sqrt square "
+    "stop_gradient tan tanh device_put name".split()
+)
+_OTHER_UNARY = set(
+    "acos acosh bitcast_convert_type cos cosh digamma erf_inv erfc exp exp2 "
+    "bessel_i0e bessel_i1e bessel_i0 bessel_i1 is_finite lgamma log logistic not "
+    "population_count clz rsqrt".split()
+)
+_SCALING = set("mul div pow rem atan2 complex nextafter".split())
+_COMBINING = set(
+    "add add_any sub max min and or xor eq ne lt le gt ge lt_to le_to eq_to "
+    "shift_left shift_right_logical shift_right_arithmetic select_n clamp "
+    "igamma igammac polygamma regularized_incomplete_beta zeta random_gamma_grad "
+    "threefry2x32".split()
+)
+
+
+def elementwise(reader: Reader, eqn: Any, values: tuple[Value, ...]) -> list[Value]:
+    """Unifies the axes of full size and notes what leaves do to activations."""
+    name = eqn.primitive.name
+    shape = reader.out()
+    dims = tuple(_join(reader, values, d, n) for d, n in enumerate(shape))
+    kind = max(v.kind for v in values)
+    product = values if name == "mul" and len(values) == 2 else None
+    if kind > Kind.PARAM:
+        role = Role.SCALE if name in _SCALING else Role.OFFSET
+        for value in values:
+            if value.kind in (Kind.PARAM, Kind.ROWS) and value.kind < kind:
+                for d in range(len(value.dims)):
+                    reader.touch(value, d, role)
+        result = Value(dims, kind, product=product)
+    else:
+        origins = joined_origins(values)
+        result = Value(
+            dims, kind, origins, _fold(name, values), _zeroable(name, values), product
+        )
+    return [result] * len(eqn.outvars)
+
+
+def _join(reader: Reader, values: Sequence[Value], d: int, n: int):
+    full = [v.dims[d] for v in values if v.dims and v.dims[d].size == n]
+    if not full:
+        return reader.dims((n,))[0]
+    for other in full[1:]:
+        reader.solver.unify(full[0], other)
+    return full[0]
+
+
+def joined_origins(values: Sequence[Value]) -> tuple[Origin, ...]:
+    """The origins of a function of several values of leaves, each once."""
+    found: dict[tuple, Origin] = {}
+    for value in values:
+        for origin in value.origins:
+            key = (origin.leaf, origin.axis, origin.along, origin.grid.tobytes())
+            found.setdefault(key, origin)
+    return tuple(found.values())
+
+
+def _zeroable(name: str, values: Sequence[Value]) -> bool:
+    leaves = [v for v in values if v.kind >= Kind.PARAM]
+    if not leaves:
+        return False
+    if name in _ZERO_TO_ZERO:
+        return leaves[0].zeroable
+    if name == "mul":
+        return all(v.zeroable for v in leaves)
+    if name == "div":
+        return values[0].kind >= Kind.PARAM and values[0].zeroable
+    if name in ("add", "add_any", "sub"):
+        return all(v.zeroable or v.literal == 0 for v in values)
+    return name in ("max", "min") and all(v.zeroable or v.literal == 0 for v in values)
+
+
+_FOLDS = {
+    "add": lambda a, b: a + b,
+    "sub": lambda a, b: a - b,
+    "mul": lambda a, b: a * b,
+    "lt": lambda a, b: a < b,
+    "ge": lambda a, b: a >= b,
+    "convert_element_type": lambda a: a,
+    "select_n": lambda which, *cases: cases[int(which)],
+}
+
+
+def _fold(name: str, values: Sequence[Value]) -> Any:
+    """Known scalars stay known, so that constant indices are seen as constant."""
+    literals = [v.literal for v in values]
+    if name not in _FOLDS or any(x is None for x in literals):
+        return None
+    return np.asarray(_FOLDS[name](*literals)).item()
+
+
+ELEMENTWISE: dict[str, Rule] = dict.fromkeys(
+    _ZERO_TO_ZERO | _OTHER_UNARY | _SCALING | _COMBINING, elementwise
+)

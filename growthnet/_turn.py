@@ -1,0 +1,204 @@
+"""The policy's turn: it decides, and what fits is written. All inside the program."""
+
+from typing import Any, TYPE_CHECKING
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+
+from ._capacity import change_openings, newly_open, Openings
+from ._draws import key_words
+from ._evidence import Evidence
+from ._growing import GrowerState, Growing, replaced
+from ._optimizer import reset_entries
+from ._paths import array_leaves
+from ._policy import Change, Decision, reborn_units
+
+
+if TYPE_CHECKING:
+    from ._buckets import Buckets
+    from ._grower import Grower
+
+
+def decide(
+    growing: Growing, state: GrowerState, evidence: Evidence
+) -> tuple[Growing, GrowerState, dict[str, Any]]:
+    """Asks the policy. Its decision waits in the state until it is applied; the third
+    result is the policy's `info`."""
+    key = jr.fold_in(jr.fold_in(state.key, 2), state.step)
+    decision, trainable, memory, info = growing.policy.step(
+        growing.trainable, state.memory, evidence, key=key
+    )
+    full = _complete(growing, decision)
+    changes = [
+        jnp.any(growing.open[n] & ~c.keep) | (c.add > 0) for n, c in full.widths.items()
+    ]
+    waiting = jnp.any(jnp.stack(changes)) if changes else jnp.zeros((), bool)
+    growing = replaced(growing, trainable=trainable)
+    state = replaced(state, memory=memory, decision=full, waiting=waiting)
+    return growing, state, info
+
+
+def fits(growing: Growing, state: GrowerState) -> Any:
+    """Does the waiting decision fit the capacity? A traced boolean."""
+    good = jnp.ones((), bool)
+    for name, change in state.decision.widths.items():
+        units = jnp.sum(growing.open[name] & change.keep) + change.add
+        good = good & (units <= growing.open[name].size)
+    return good
+
+
+def apply(
+    grower: "Grower", growing: Growing, state: GrowerState
+) -> tuple[Growing, GrowerState]:
+    """Writes the waiting decision: masked writes, no new shapes.
+
+    Closings come first, so that a birth may take a slot that has just become free.
+    """
+    changes = state.decision.widths
+    kept = {n: growing.open[n] & c.keep for n, c in changes.items()}
+    born = {n: newly_open(kept[n], c.add) for n, c in changes.items()}
+    after = {n: kept[n] | born[n] for n in changes}
+    drawn = frozenset(n for n, c in changes.items() if c.init == "drawn")
+    values = {p: v for c in changes.values() for p, v in (c.values or {}).items()}
+    words = key_words(jr.fold_in(jr.fold_in(state.key, 3), state.step))
+    net, closed = change_openings(
+        growing.net, growing.anatomy, growing.open, kept, words
+    )
+    net, opened = change_openings(
+        net, growing.anatomy, kept, after, words, drawn, values
+    )
+    params = grower.trainable.of(net)
+    masks = {
+        i: closed[path] | opened[path]
+        for i, path in enumerate(array_leaves(params))
+        if path in opened
+    }
+    opt_state = reset_entries(grower.optimizer, state.opt_state, params, masks)
+    growing = replaced(
+        growing,
+        net=net,
+        open={**growing.open, **after},
+        trainable=reborn_units(growing.trainable, born),
+    )
+    state = replaced(
+        state,
+        opt_state=opt_state,
+        memory=reborn_units(state.memory, born),
+        waiting=jnp.zeros((), bool),
+        roomy=_roomy(grower.buckets, growing.open),
+    )
+    return growing, state
+
+
+def propose(
+    grower: "Grower", growing: Growing, state: GrowerState, decision: Decision
+) -> Growing:
+    """The network if a decision were taken; nothing is committed."""
+    full = _complete(growing, decision)
+    return apply(grower, growing, replaced(state, decision=full))[0]
+
+
+def no_decision(growing: Growing, state: GrowerState) -> Decision:
+    """A decision to change nothing, in the structure that the policy's have."""
+
+    def ask(growing: Growing, state: GrowerState) -> Decision:
+        return decide(growing, state, _dummy_evidence(growing))[1].decision
+
+    shapes = eqx.filter_eval_shape(ask, growing, state)
+    empty = jax.tree.map(
+        lambda leaf: (
+            jnp.zeros(leaf.shape, leaf.dtype)
+            if isinstance(leaf, jax.ShapeDtypeStruct)
+            else leaf
+        ),
+        shapes,
+    )
+    return Decision(
+        {n: replaced(c, keep=growing.open[n]) for n, c in empty.widths.items()}
+    )
+
+
+def _dummy_evidence(growing: Growing) -> Evidence:
+    """Evidence of the right structure, to learn a decision's structure from."""
+    scalar = jnp.zeros(())
+    made = {
+        "loss": scalar,
+        "valid_loss": scalar,
+        "gradients": growing.net,
+        "gate_slopes": {
+            n: jnp.zeros(m.shape, jnp.float32) for n, m in growing.open.items()
+        },
+        "evaluate": lambda decision: scalar,
+    }
+    wanted = {k: v for k, v in made.items() if k in growing.policy.needs}
+    return Evidence(jnp.zeros((), jnp.int32), growing.open, **wanted)
+
+
+def _complete(growing: Growing, decision: Any) -> Decision:
+    """The decision with every width named and its arrays in one form.
+
+    The faults of a policy are named here. A width never loses its last unit: where
+    nothing would be left, the first open unit stays.
+    """
+    name = type(growing.policy).__name__
+    if not isinstance(decision, Decision):
+        raise ValueError(
+            f"{name}.step returned {type(decision).__name__} where a Decision belongs"
+        )
+    unknown = sorted(decision.widths.keys() - growing.open.keys())
+    if unknown:
+        raise ValueError(
+            f"{name} decided on {unknown[0]!r}; the widths of this run are "
+            f"{', '.join(growing.open)}"
+        )
+    widths = {}
+    for width, mask in growing.open.items():
+        change = decision.widths.get(width, Change(mask, 0))
+        keep, add = jnp.asarray(change.keep), jnp.asarray(change.add)
+        if keep.shape != mask.shape or keep.dtype != bool:
+            raise ValueError(
+                f"{name}: keep for {width!r} is {keep.dtype}{keep.shape}; "
+                f"it must be bool{mask.shape}"
+            )
+        if add.shape != () or not jnp.issubdtype(add.dtype, jnp.integer):
+            raise ValueError(
+                f"{name}: add for {width!r} is {add.dtype}{add.shape}; "
+                "it must be one whole number"
+            )
+        add = jnp.maximum(add.astype(jnp.int32), 0)
+        first = mask & (jnp.cumsum(mask) == 1)
+        nothing = ~jnp.any(mask & keep) & (add == 0)
+        kept = jnp.where(nothing, first, mask & keep)
+        _check_values(growing, name, width, change)
+        widths[width] = Change(kept, add, change.init, change.values)
+    return Decision(widths)
+
+
+def _check_values(growing: Growing, name: str, width: str, change: Change) -> None:
+    members = {m.path for m in growing.anatomy.widths[width].members}
+    shapes = {leaf.path: leaf.shape for leaf in growing.anatomy.leaves}
+    for path, values in (change.values or {}).items():
+        if path not in members:
+            raise ValueError(
+                f"{name}: values for {path!r}, which isn't a member of {width!r} "
+                f"({', '.join(sorted(members))})"
+            )
+        if jnp.shape(values) != shapes[path]:
+            raise ValueError(
+                f"{name}: values for {path!r} have shape {jnp.shape(values)}; "
+                f"the leaf has {shapes[path]}"
+            )
+
+
+def _roomy(buckets: "Buckets", open_: Openings) -> Any:
+    """Has any width so much spare capacity that it should move down?"""
+    roomy = jnp.zeros((), bool)
+    for mask in open_.values():
+        lower = [
+            buckets.lowered(mask.size, units) < mask.size
+            for units in range(mask.size + 1)
+        ]
+        roomy = roomy | jnp.asarray(lower)[jnp.sum(mask)]
+    return roomy

@@ -1,0 +1,124 @@
+"""Changes of size to test with: a `Resize` is one, `resizes` draws them."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import hypothesis.strategies as st
+import numpy as np
+
+from .._anatomy import Anatomy
+from ._modules import Sizes
+from ._networks import Case
+from ._ops import OPS, read
+
+
+Kind = Literal["any", "grow", "shrink"]
+
+_MENU = (1, 2, 4, 7)
+"""New sizes of small widths: few, since every new shape is compiled."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Resize:
+    """New sizes for some widths.
+
+    - `sizes`: by width name.
+    - `keep`: the survivors of widths that shrink, by width name; by default the first.
+    - `seed`: of newborns, inputs and whatever else a law draws.
+    """
+
+    sizes: Mapping[str, int]
+    keep: Mapping[str, Sizes] = dataclasses.field(default_factory=dict)
+    seed: int = 0
+
+    def __post_init__(self):
+        keep = {name: tuple(map(int, k)) for name, k in self.keep.items()}
+        object.__setattr__(self, "sizes", dict(self.sizes))
+        object.__setattr__(self, "keep", keep)
+
+    def grown(self, anatomy: Anatomy) -> dict[str, int]:
+        """The part of it that grows."""
+        old = self._old(anatomy)
+        return {name: size for name, size in self.sizes.items() if size > old[name]}
+
+    def shrunk(self, anatomy: Anatomy) -> dict[str, int]:
+        """The part of it that shrinks."""
+        old = self._old(anatomy)
+        return {name: size for name, size in self.sizes.items() if size < old[name]}
+
+    def _old(self, anatomy: Anatomy) -> dict[str, int]:
+        for name in self.sizes:
+            if anatomy.match(name) != (name,):
+                raise ValueError(f"a `Resize` names widths one by one, not as {name!r}")
+        return anatomy.sizes
+
+    def survivors(self, anatomy: Anatomy, name: str) -> np.ndarray:
+        """Which units of a width stay, in order."""
+        size = min(self._old(anatomy)[name], self.sizes[name])
+        return np.asarray(self.keep.get(name, range(size)), np.int64)
+
+
+def targets(old: int, kind: Kind) -> tuple[int, ...]:
+    """Sizes that a width of size `old` may be given."""
+    larger = tuple(n for n in _MENU if n > old) or (old + 1, old + 3)
+    smaller = tuple(n for n in _MENU if n < old <= 7) or (max(1, old // 2), old - 1)
+    smaller = tuple(n for n in smaller if 0 < n < old)
+    return {"grow": larger, "shrink": smaller, "any": larger + smaller}[kind]
+
+
+def resizes(
+    case_or_net: Any, anatomy: Anatomy | None = None, *, kind: Kind = "any"
+) -> st.SearchStrategy[Resize]:
+    """A strategy for changes of the widths that can grow.
+
+    **Arguments:**
+
+    - `case_or_net`: a `Case`, or a network together with its `anatomy`.
+    - `kind`: `"grow"`, `"shrink"`, or `"any"`: some widths grow while others shrink.
+        Widths that shrink sometimes choose their survivors.
+
+    **Raises:** `ValueError` for a network without an anatomy, and if no width can
+    change so.
+    """
+    if anatomy is None:
+        if not isinstance(case_or_net, Case):
+            raise ValueError(
+                f"a {type(case_or_net).__name__} alone doesn't tell its widths: pass "
+                "`resizes(net, growthnet.trace(net, ...))`, or a `Case`"
+            )
+        anatomy = read(case_or_net, OPS)
+    old = {w.name: w.size for w in anatomy.all_widths if w.growable}
+    menus = {name: targets(size, kind) for name, size in old.items()}
+    menus = {name: menu for name, menu in menus.items() if menu}
+    if not menus:
+        raise ValueError(f"no width can change by {kind!r}:\n{anatomy}")
+    return _resizes(old, menus)
+
+
+@st.composite
+def _resizes(
+    draw: Callable[..., Any], old: Mapping[str, int], menus: Mapping[str, Sizes]
+) -> Resize:
+    names = draw(
+        st.lists(st.sampled_from(sorted(menus)), min_size=1, unique=True).map(sorted)
+    )
+    sizes = {name: draw(st.sampled_from(menus[name])) for name in names}
+    keep = {
+        name: tuple(draw(st.permutations(range(old[name])))[:size])
+        for name, size in sizes.items()
+        if size < old[name] and draw(st.booleans())
+    }
+    return Resize(sizes, keep, draw(st.integers(0, 2**16)))
+
+
+def sample_resize(anatomy: Anatomy, rng: np.random.Generator) -> Resize:
+    """One of these changes, from a generator: all widths that can grow, at random."""
+    sizes, keep = {}, {}
+    for width in anatomy.all_widths:
+        if width.growable:
+            size = int(rng.choice(targets(width.size, "any")))
+            sizes[width.name] = size
+            if size < width.size:
+                keep[width.name] = rng.permutation(width.size)[:size]
+    return Resize(sizes, keep, int(rng.integers(2**16)))

@@ -61,6 +61,7 @@ class Width:
         (a leaf of the cover is used twice, so a gate would enter squared); `"no"`.
     - `cover`: indices into `members`; zeroing these makes new units silent.
     - `drift`: why zero-padding would change the function (empty: growth can be exact).
+    - `divisible`: are the consumers linear in their leaves, so that copies can share?
     """
 
     name: str
@@ -72,11 +73,13 @@ class Width:
     members: tuple[Member, ...]
     cover: tuple[int, ...]
     drift: tuple[str, ...]
+    divisible: bool = True
 
     @property
     def tied(self) -> bool:
         """Does a member of the cover also produce the units, as a tied head does?"""
-        return any(set(self.members[i].roles) - {"consumer"} for i in self.cover)
+        alone = {"consumer", "factor"}
+        return any(set(self.members[i].roles) - alone for i in self.cover)
 
     def exactness(self, init: str) -> tuple[Exactness, str]:
         """Whether growing this width by `init` leaves the function as it is, and why
@@ -85,6 +88,8 @@ class Width:
             return "not preserving", self.drift[0]
         if init == "clone" and self.tied:
             return "not preserving", "a tied leaf can't share out its copies"
+        if init == "clone" and not self.divisible:
+            return "not preserving", "its consumers aren't linear in their leaves"
         if init == "drawn":
             return "not preserving", "newborns are random: exact behind a gate at 0"
         if init in ("zero_out", "clone", "closed"):

@@ -96,7 +96,7 @@ def drawn_scale(
     leaf = anatomy.leaves[member.leaf]
     if leaf.fan_in:
         return member.leaf, leaf.fan_in
-    if "producer" in member.roles and len(leaf.shape) > 1:
+    if {"producer", "factor"} & set(member.roles) and len(leaf.shape) > 1:
         return member.leaf, ()
     if "scale" in member.roles:
         return None

@@ -59,8 +59,9 @@ class Edit:
     def exactness(self) -> Exactness:
         """The weakest promise of all widths."""
         found = {c.exactness for c in self.changes}
-        weakest: tuple[Exactness, ...] = ("not preserving", "approximate")
-        return next((promise for promise in weakest if promise in found), "exact")
+        if "not preserving" in found:
+            return "not preserving"
+        return "approximate" if "approximate" in found else "exact"
 
     @ft.cached_property
     def leaf_edits(self) -> dict[str, LeafEdit]:

@@ -51,6 +51,8 @@ class Value:
     literal: Any = None
     zeroable: bool = False
     """Are the value's entries zero where the leaves' entries are?"""
+    linear: bool = True
+    """Is the value linear in the leaves? Only then can it be shared out over copies."""
     product: tuple["Value", "Value"] | None = None
     """The factors, where the value is an elementwise product: summing it contracts."""
 
@@ -95,6 +97,7 @@ class Side:
     kind: Kind
     spots: tuple[Spot, ...]
     zeroable: bool
+    linear: bool
 
 
 @dataclasses.dataclass(frozen=True)

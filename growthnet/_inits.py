@@ -16,7 +16,8 @@ class Clone:
     Copies with equal incoming weights and equal shares get equal gradients and never
     separate. Two exact ways to tell them apart:
 
-    - `split="unequal"`: the shares differ (and so do the producers' gradients).
+    - `split="unequal"`: the shares differ in size and sign (1.5 and -0.5 for two), and
+        so do the producers' gradients.
     - `noise`: the shares get +e and -e of this size, relative to the root mean square
         of the consumer's weights. The sum, and so the function, stays.
 
@@ -83,13 +84,22 @@ def pair_for(old: int, new: int, keep: np.ndarray, init: Init) -> MapPair:
     weights = np.ones(new)
     for unit in np.unique(indices[keep.size :]):
         copies = np.flatnonzero(indices == unit)
-        shares = (
-            np.ones(copies.size)
-            if init.split == "equal"
-            else np.arange(copies.size, 0, -1)
-        )
-        weights[copies] = shares / shares.sum()
+        weights[copies] = _shares(copies.size, init.split)
     return MapPair(UnitMap.take(old, indices), UnitMap.weighted(old, indices, weights))
+
+
+def _shares(copies: int, split: str) -> np.ndarray:
+    """What each copy's consumer gets: 1.5 and -0.5 for two, and so on in turn.
+
+    Opposite signs, since Adam forgets by how much gradients differ: with shares of 2/3
+    and 1/3 the copies of a network with one output hardly separate. The steps of 0.2
+    keep all shares apart, however many copies a unit gets.
+    """
+    if split == "equal":
+        return np.full(copies, 1 / copies)
+    later = np.arange(copies - 1)
+    shares = np.where(later % 2 == 0, -1.0, 1.0) * (0.5 + 0.2 * later)
+    return np.concatenate([[1 - shares.sum()], shares])
 
 
 def inverse_pair(pair: MapPair) -> MapPair:

@@ -9,7 +9,7 @@ import numpy as np
 from ._anatomy import Member, Width
 from ._draws import draw_host, fill_value, key_words, uniform
 from ._inits import Clone
-from ._layout import edit_axis
+from ._layout import edit_axis, positions
 from ._maps import LeafEdit, MapPair
 
 
@@ -131,5 +131,6 @@ def _noise(edit: "Edit", words: np.ndarray, width: Width, member: Member) -> Ent
         leaf.layouts[member.axis],
         lambda place, _: centre if place == member.place else None,
     )
-    everywhere = np.ones((1,) * len(leaf.shape), bool)
-    return Entries(everywhere, noise, add=True)
+    here = positions(leaf.layouts[member.axis], member.place)
+    where = np.isin(np.arange(leaf.shape[member.axis]), here)
+    return Entries(_along(where, member.axis, len(leaf.shape)), noise, add=True)

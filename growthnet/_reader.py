@@ -99,8 +99,8 @@ class Reader:
         """Axis `i` of `a` is summed against axis `j` of `b`."""
         self.solver.unify(a.dims[i], b.dims[j])
         sides = (
-            Side(a.kind, spots(a, i), a.zeroable),
-            Side(b.kind, spots(b, j), b.zeroable),
+            Side(a.kind, spots(a, i), a.zeroable, a.linear),
+            Side(b.kind, spots(b, j), b.zeroable, b.linear),
         )
         self.events.append(Contraction(a.dims[i], sides, self.line))
 

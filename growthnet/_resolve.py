@@ -102,7 +102,7 @@ def _attribute(
                 case Contraction():
                     fact.contractions.append(event)
                 case Reduction(what=what, line=line):
-                    fact.drift.append(_at(f"`{what}` goes over its units", line))
+                    fact.drift.append(_at(what, line))
 
 
 def _at(text: str, line: str) -> str:
@@ -149,7 +149,8 @@ def _classify(
 
 
 def _is_produced(fact: _Facts) -> bool:
-    return any(Role.PRODUCER in roles for roles in fact.roles.values())
+    made = {Role.PRODUCER, Role.FACTOR}
+    return any(roles & made for roles in fact.roles.values())
 
 
 def _is_hidden(fact: _Facts) -> bool:
@@ -172,6 +173,7 @@ def _width(fact: _Facts, name: str, leaves: tuple[Leaf, ...]) -> Width:
         for leaf, axis, place in keys
     )
     rigid = tuple(dict.fromkeys(fact.rigid))
+    covering = [s for e in fact.contractions for s in e.sides if _zeroable(s)]
     width = Width(
         name=name,
         id=fact.id,
@@ -182,6 +184,7 @@ def _width(fact: _Facts, name: str, leaves: tuple[Leaf, ...]) -> Width:
         members=members,
         cover=tuple(i for i, key in enumerate(keys) if key in cover),
         drift=tuple(dict.fromkeys([*fact.drift, *uncovered])),
+        divisible=all(side.linear for side in covering),
     )
     return with_gateable(width)
 

@@ -9,6 +9,7 @@ such a width can't be exact.
 
 import dataclasses
 import inspect
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -227,12 +228,15 @@ def _probe(
     anatomy: Anatomy, source: Source, names: Sequence[str]
 ) -> list[tuple[str, float, str]] | str:
     """The numbers of the program with these widths larger, or why it doesn't read."""
-    sizes = {n: anatomy.widths[n].size + 1 + i % 3 for i, n in enumerate(names)}
+    # More than doubled, and each by another step: a size that the code computes from
+    # others (`n // 2`, `n // 16`) can't come out right by chance.
+    sizes = {n: 2 * anatomy.widths[n].size + 1 + 3 * i for i, n in enumerate(names)}
     try:
         again, numbers = _read(source.at(anatomy, sizes))
     except Exception as error:
-        text = str(error).strip().splitlines()
-        return f"{type(error).__name__}: {text[0][:200] if text else ''}"
+        text = (str(error).strip().splitlines() or [""])[0][:200]
+        # Without its numbers, which are those of the probe.
+        return f"{type(error).__name__}: {re.sub(r'[0-9]+', 'n', text)}"
     if again != anatomy.resized(sizes):
         return "a size is fixed in the code (the axes don't come out as they should)"
     return numbers
@@ -245,7 +249,7 @@ def _baked(
     if len(before) != len(after):
         return ["the program itself changes with the size"]
     return [
-        f"a number depends on the size: `{name}` by {x:g}, at {line}"
+        f"a number depends on the size: in `{name}`, at {line}"
         for (name, x, line), (_, y, _) in zip(before, after, strict=True)
         if x != y
     ]

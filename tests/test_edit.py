@@ -196,3 +196,15 @@ def test_statics_rules_can_be_registered():
     gn.register_statics(Table, lambda old, new: {"count": new.rows.shape[0]})
     small = gn.resize(net, gn.trace(net, X[0]), {"layers[0]": 2})
     assert small.layers[0].count == 2
+
+
+@pytest.mark.parametrize("copies", range(2, 12))
+def test_no_two_copies_get_the_same_share(mlp, copies):
+    net = eqx.tree_at(lambda m: m.layers[1].weight, mlp, jnp.ones((8, 8)))
+    clone = gn.Clone(sources=(3,))
+    grown = gn.resize(
+        net, gn.trace(net, X[0]), {"layers[0]": 7 + copies}, init=clone, key=jr.key(0)
+    )
+    shares = np.asarray(grown.layers[1].weight[0, [3, *range(8, 7 + copies)]])
+    assert np.isclose(shares.sum(), 1, atol=1e-5)
+    assert np.diff(np.sort(shares)).min() > 0.05

@@ -40,8 +40,15 @@ def dot_general(reader: Reader, eqn: Any, values: tuple[Value, ...]) -> Value:
             dims,
         ),
     )
-    zeroable = all(v.zeroable for v in values if v.kind == Kind.PARAM)
-    return Value(dims, kind, origins, zeroable=zeroable)
+    leaves = [v for v in values if v.kind == Kind.PARAM]
+    return Value(
+        dims,
+        kind,
+        origins,
+        zeroable=all(v.zeroable for v in leaves),
+        # A product of two leaves is linear in each, along the axes that are left.
+        linear=all(v.linear for v in leaves),
+    )
 
 
 def note_roles(

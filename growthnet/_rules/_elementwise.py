@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from .._events import Kind, Origin, Role, Value
-from .._reader import Reader, Rule
+from .._reader import Reader, Rule, spots
 
 
 # f(0) = 0: a leaf's zeros come through as zeros.
@@ -47,8 +47,15 @@ def elementwise(reader: Reader, eqn: Any, values: tuple[Value, ...]) -> list[Val
     else:
         origins = joined_origins(values)
         result = Value(
-            dims, kind, origins, _fold(name, values), _zeroable(name, values), product
+            dims,
+            kind,
+            origins,
+            _fold(name, values),
+            _zeroable(name, values),
+            _linear(name, values),
+            product,
         )
+        _note_singular(reader, name, values)
     return [result] * len(eqn.outvars)
 
 
@@ -84,6 +91,36 @@ def _zeroable(name: str, values: Sequence[Value]) -> bool:
     if name in ("add", "add_any", "sub"):
         return all(v.zeroable or v.literal == 0 for v in values)
     return name in ("max", "min") and all(v.zeroable or v.literal == 0 for v in values)
+
+
+_LINEAR = set(
+    "add add_any sub neg convert_element_type copy copy_p device_put name real imag "
+    "optimization_barrier sharding_constraint stop_gradient".split()
+)
+
+
+def _linear(name: str, values: Sequence[Value]) -> bool:
+    leaves = [v for v in values if v.kind >= Kind.PARAM]
+    if not all(v.linear for v in leaves):
+        return False
+    if name == "mul":
+        return len(leaves) <= 1
+    if name == "div":
+        return len(leaves) == 0 or leaves == [values[0]]
+    return not leaves or name in _LINEAR
+
+
+def _note_singular(reader: Reader, name: str, values: Sequence[Value]) -> None:
+    """A closed unit's leaves are zero. Where something is divided by a function of
+    leaves that is zero there (a norm without an epsilon), that isn't a number."""
+    divisor = {"div": 1, "rsqrt": 0, "log": 0}.get(name)
+    if divisor is None:
+        return
+    value = values[divisor]
+    if value.kind >= Kind.PARAM and value.zeroable:
+        for dim in range(len(value.dims)):
+            if spots(value, dim):
+                reader.reduce(value, dim, f"`{name}` by what is 0 for a closed unit")
 
 
 _FOLDS = {

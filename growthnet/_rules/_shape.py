@@ -1,5 +1,6 @@
 """Moving entries about: reshape, transpose, slice, concatenate and the like."""
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -27,7 +28,7 @@ def _rearranged(
         )
         for o in value.origins
     )
-    return Value(tuple(dims), value.kind, origins, value.literal, value.zeroable)
+    return dataclasses.replace(value, dims=tuple(dims), origins=origins, product=None)
 
 
 def transpose(reader: Reader, eqn: Any, values: tuple[Value, ...]) -> Value:
@@ -248,8 +249,13 @@ def _merged(
             origins.append(Origin(o.leaf, o.axis, grid, o.along))
         start += width
     leaves = [v for v in values if v.kind >= Kind.PARAM]
-    zeroable = bool(leaves) and all(v.zeroable for v in leaves)
-    return Value(dims, kind, tuple(origins), zeroable=zeroable)
+    return Value(
+        dims,
+        kind,
+        tuple(origins),
+        zeroable=bool(leaves) and all(v.zeroable for v in leaves),
+        linear=all(v.linear for v in leaves),
+    )
 
 
 def pad(reader: Reader, eqn: Any, values: tuple[Value, ...]) -> Value | list[Value]:
@@ -260,7 +266,7 @@ def pad(reader: Reader, eqn: Any, values: tuple[Value, ...]) -> Value | list[Val
         return opaque(reader, values, "`pad` with negative or interior padding")
     dims = list(value.dims)
     for d, (lo, hi, _) in enumerate(config):
-        ends = reader.dims((lo, hi))
+        ends = reader.dims((int(lo), int(hi)))
         for node in ends:
             reader.rigid(node, "padding")
         if lo or hi:

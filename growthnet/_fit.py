@@ -217,7 +217,8 @@ class _Loop:
     def _batches(self, state: GrowerState, step: int, count: int) -> Any:
         every = self.grower.policy.every
         if isinstance(self.stream, ArrayData):
-            return _Sampled(self.stream, state.key, jnp.asarray(step), every)
+            key, first = jr.fold_in(state.key, 6), jnp.asarray(step)
+            return _Sampled(self.stream, _orders(self.stream, key, first, every), first)
         return _Stacked(self.stream.take(count, every), jnp.asarray(step))
 
     def _events(
@@ -282,18 +283,22 @@ class _Loop:
             self.callback({**record, "events": events})
 
 
+_orders = eqx.filter_jit(ArrayData.orders)
+
+
 class _Sampled(eqx.Module):
-    """Batches of a tick, drawn from arrays inside the program."""
+    """Batches of a tick, drawn from arrays inside the program.
+
+    The orders of the epochs come ready: they don't depend on any size, and so the
+    programs of all buckets needn't compile a permutation each.
+    """
 
     data: ArrayData
-    key: Any
+    orders: Any
     first: Any
-    every: int = eqx.field(static=True)
 
     def prepared(self) -> Callable[[Any], Any]:
-        """The batch of a step; the epochs' orders are drawn once per tick."""
-        orders = self.data.orders(jr.fold_in(self.key, 6), self.first, self.every)
-        return lambda step: self.data.batch(orders, self.first, step)
+        return lambda step: self.data.batch(self.orders, self.first, step)
 
 
 class _Stacked(eqx.Module):

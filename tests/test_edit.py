@@ -164,7 +164,7 @@ class Checked(eqx.Module):
     second: eqx.nn.Linear
 
     def __check_init__(self):
-        if self.first.out_features > 10:
+        if int(self.first.out_features) > 10:
             raise ValueError("a Checked is at most 10 wide")
 
     def __call__(self, x):

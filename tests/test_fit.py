@@ -57,7 +57,9 @@ def test_a_run_grows_to_its_target_and_says_so():
         assert abs(event.loss_after - event.loss_before) < 1e-6
         assert event.kind == ("resized" if event.compiles else "opened")
     first, last = run.history.ticks[0], run.history.ticks[-1]
-    assert last.loss < first.loss and last.valid_loss < first.valid_loss
+    assert last.loss < first.loss
+    assert last.valid_loss is not None and first.valid_loss is not None
+    assert last.valid_loss < first.valid_loss
     assert last.traces == 2, "one trace for each of the capacities 8 and 16"
     assert last.params == run.anatomy.params()
     assert repr(run) == "Run(step=300, layers[0] 9)"

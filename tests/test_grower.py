@@ -3,6 +3,7 @@
 import difflib
 import pathlib
 import re
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -34,7 +35,7 @@ def mlp(width=4, depth=1):
 class Schedule(gn.AbstractPolicy):
     """Test policy: at given steps, keep and add what the script says."""
 
-    script: tuple = eqx.field(static=True)
+    script: tuple = eqx.field(static=True, default=())
     init_: str = eqx.field(static=True, default="zero_out")
     every: int = eqx.field(static=True, default=2)
     needs: frozenset = eqx.field(static=True, default=frozenset())
@@ -62,7 +63,7 @@ class Schedule(gn.AbstractPolicy):
         return gn.Decision(changes), trainable, memory, {}
 
 
-def loop(grower, net, steps, key=5):
+def loop(grower: gn.Grower, net: Any, steps: int, key: int = 5) -> Any:
     model, state = grower.init(net, gn.trace(net, X[0]), key=jr.key(key))
     traces, sizes = [], []
 
@@ -82,7 +83,7 @@ def loop(grower, net, steps, key=5):
 
 
 def test_a_loop_grows_and_shrinks_with_one_trace_per_bucket():
-    policy = Schedule(((4, 2, 0), (8, 8, 0), (12, 0, 12)))
+    policy = Schedule(script=((4, 2, 0), (8, 8, 0), (12, 0, 12)))
     model, _, traces, sizes = loop(
         gn.Grower(policy, lenient(optax.adam(1e-2))), mlp(), 16
     )
@@ -96,7 +97,7 @@ def test_a_loop_grows_and_shrinks_with_one_trace_per_bucket():
 
 def test_spare_capacity_does_not_change_the_training():
     """The same decisions in any bucket: same sizes, same function, to rounding."""
-    policy = Schedule(((4, 2, 0), (8, 1, 2)))
+    policy = Schedule(script=((4, 2, 0), (8, 1, 2)))
     nets = []
     for buckets in (gn.Buckets(), gn.Buckets(ratio=1), gn.Buckets(multiple_of=16)):
         grower = gn.Grower(policy, lenient(optax.adamw(1e-2)), buckets=buckets)
@@ -106,7 +107,7 @@ def test_spare_capacity_does_not_change_the_training():
 
 
 def test_memory_per_unit_follows_resizes():
-    policy = Schedule(((4, 6, 0),))
+    policy = Schedule(script=((4, 6, 0),))
     _, state, _, _ = loop(gn.Grower(policy, optax.sgd(1e-2)), mlp(), 8)
     rows = np.asarray(state.memory["layers[0]"].array)
     # Four calls for the survivors, two since their birth for the newborns.
@@ -115,13 +116,13 @@ def test_memory_per_unit_follows_resizes():
 
 
 def test_a_width_keeps_its_last_unit():
-    policy = Schedule(((2, 0, 99),))
+    policy = Schedule(script=((2, 0, 99),))
     model, *_ = loop(gn.Grower(policy, optax.sgd(1e-2)), mlp(), 3)
     assert int(model.open["layers[0]"].sum()) == 1
 
 
 def test_closed_units_get_no_gradient_no_decay_no_moment():
-    policy = Schedule(((2, 0, 2),))
+    policy = Schedule(script=((2, 0, 2),))
     optimizer = lenient(optax.adamw(1e-1, weight_decay=0.5))
     grower = gn.Grower(policy, optimizer, buckets=gn.Buckets(ratio=100))
     net = eqx.nn.MLP(4, 1, 4, 1, activation=jax.nn.softplus, key=jr.key(0))
@@ -168,7 +169,7 @@ FAULTS = {
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("fault", FAULTS)
 def test_faults_of_a_policy_are_named(fault):
-    grower = gn.Grower(Faulty((), fault=fault), optax.sgd(0.1))
+    grower = gn.Grower(Faulty(fault=fault), optax.sgd(0.1))
     with pytest.raises(ValueError, match=FAULTS[fault]):
         grower.init(mlp(), gn.trace(mlp(), X[0]), key=jr.key(0))
 
@@ -194,7 +195,7 @@ def test_evidence_that_is_not_given_is_refused_by_name():
     softmax = [X[:4], X[:2, :4]]
     anatomy = gn.trace(softmax, X[0], call=lambda n, x: n[1] @ jax.nn.softmax(n[0] @ x))
     with pytest.raises(ValueError, match="no width matching '\\*' can grow in a run"):
-        gn.Grower(Schedule(()), optax.sgd(0.1)).init(softmax, anatomy, key=jr.key(0))
+        gn.Grower(Schedule(), optax.sgd(0.1)).init(softmax, anatomy, key=jr.key(0))
 
 
 def blocks():
@@ -212,7 +213,7 @@ def test_the_loop_in_the_readme_runs_and_differs_in_five_lines():
     added = [line for line in added if not line[2:].startswith(("import", "from"))]
     assert len(added) <= 5, "\n".join(added)
     for code in (plain, growing):
-        scope = {"x_train": X, "y_train": Y}
+        scope: dict[str, Any] = {"x_train": X, "y_train": Y}
         with jax.numpy_dtype_promotion("standard"):
             exec(compile(code, "README.md", "exec"), scope)
         assert scope["loss_fn"](scope["model"], X, Y) < 0.3

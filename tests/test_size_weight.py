@@ -1,5 +1,7 @@
 """The size weight: its law, its events, its gates, its errors."""
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -131,7 +133,12 @@ def test_gates():
     assert np.allclose(ramps["linear"], [1, 1, 0.25, 0])
     assert np.allclose(ramps["sin2"], [1, 1, np.sin(np.pi / 8) ** 2, 0])
     assert np.allclose(ramps["smoothstep"], [1, 1, 0.25**2 * 2.5, 0])
-    for gate, slope in (("sin2", 0.0), ("linear", 1.0), ("smoothstep", 0.0)):
+    slopes: list[tuple[Any, float]] = [
+        ("sin2", 0.0),
+        ("linear", 1.0),
+        ("smoothstep", 0.0),
+    ]
+    for gate, slope in slopes:
         policy = GradientSizeWeight(4, gate=gate)
         got = jax.grad(lambda n, p=policy: p._ramp(n, 4)[2])(2.0 + 1e-6)
         assert np.isclose(got, slope, atol=1e-4)

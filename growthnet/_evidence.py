@@ -1,6 +1,6 @@
 """What a policy may look at when it decides."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import equinox as eqx
@@ -9,6 +9,7 @@ import equinox as eqx
 KINDS = {
     "loss": "mean training loss of the tick",
     "valid_loss": "loss on the validation data given to `fit`",
+    "network": "the network's arrays at capacity, gates not multiplied in",
     "gradients": "gradients of the loss on the last batch, shaped like the network",
     "gate_slopes": "d loss / d gate on the last batch, [capacity] by width; of closed "
     "units too (0 where their weights are 0)",
@@ -24,6 +25,7 @@ class Evidence(eqx.Module):
 
     - `loss`: mean training loss of the tick, a scalar.
     - `valid_loss`: loss on the validation data, a scalar.
+    - `network`: its arrays at capacity, without gates (for scores of weights).
     - `gradients`: of the loss on the last batch, shaped like the network.
     - `gate_slopes`: d loss / d gate on the last batch, `[capacity]` by width name.
     - `evaluate`: `evaluate(decision) -> loss` on the last batch, without committing;
@@ -34,9 +36,10 @@ class Evidence(eqx.Module):
     open: dict[str, Any]
     loss: Any = None
     valid_loss: Any = None
+    network: Any = None
     gradients: Any = None
-    gate_slopes: dict[str, Any] | None = None
-    evaluate: Callable[[Any], Any] | None = None
+    gate_slopes: Any = None
+    evaluate: Any = None
 
     @property
     def sizes(self) -> dict[str, Any]:

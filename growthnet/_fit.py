@@ -112,7 +112,7 @@ def fit(
         buckets=buckets,
         capacity=capacity,
     )
-    given = ["loss", "gradients", "gate_slopes", "evaluate"]
+    given = ["loss", "network", "gradients", "gate_slopes", "evaluate"]
     check_needs(policy, [*given, "valid_loss"] if valid is not None else given)
     if anatomy is None:
         anatomy = trace(net, stream.example, call=_reader(loss, predict, key))

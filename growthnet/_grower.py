@@ -228,12 +228,18 @@ class Grower:
 
         **Raises:** `ValueError` if the policy needs evidence that wasn't given.
         """
-        given = {"loss": loss, "valid_loss": valid_loss, "gradients": grads.net}
+        given = {
+            "loss": loss,
+            "valid_loss": valid_loss,
+            "network": growing.net,
+            "gradients": grads.net,
+        }
         check_needs(self.policy, [k for k, v in given.items() if v is not None])
         growing, state = self.update(growing, grads, state)
 
         def speak(growing: Growing, state: GrowerState):
-            wanted = {k: v for k, v in given.items() if k in self.policy.needs}
+            found = {**given, "network": growing.net}
+            wanted = {k: v for k, v in found.items() if k in self.policy.needs}
             evidence = Evidence(state.step, growing.open, **wanted)
             growing, state, _ = decide(growing, state, evidence)
             ready = state.waiting & fits(growing, state)

@@ -184,6 +184,8 @@ class Ticker:
             found["loss"] = loss
         if "valid_loss" in needs:
             found["valid_loss"] = valid
+        if "network" in needs:
+            found["network"] = growing.net
         if "gradients" in needs:
             value = eqx.filter_grad(lambda net: self._value(net, batch, state))
             found["gradients"] = value(growing.view())

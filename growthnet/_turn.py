@@ -126,6 +126,7 @@ def _dummy_evidence(growing: Growing) -> Evidence:
     made = {
         "loss": scalar,
         "valid_loss": scalar,
+        "network": growing.net,
         "gradients": growing.net,
         "gate_slopes": {
             n: jnp.zeros(m.shape, jnp.float32) for n, m in growing.open.items()

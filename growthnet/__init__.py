@@ -1,13 +1,13 @@
 """Networks that grow and shrink while they train."""
 
-import importlib.metadata
+import importlib as _importlib
+import importlib.metadata as _metadata
 
 from ._anatomy import Anatomy as Anatomy, Width as Width
 from ._buckets import Buckets as Buckets
 from ._capacity import (
     close_units as close_units,
     compact as compact,
-    gate as gate,
     open_units as open_units,
     reserve as reserve,
     Reserved as Reserved,
@@ -15,6 +15,7 @@ from ._capacity import (
 from ._edit import Edit as Edit, plan as plan, resize as resize
 from ._evidence import Evidence as Evidence
 from ._fit import fit as fit, Run as Run
+from ._gates import gate as gate
 from ._grower import Grower as Grower
 from ._growing import GrowerState as GrowerState, Growing as Growing
 from ._history import GrowthEvent as GrowthEvent, History as History
@@ -32,6 +33,13 @@ from ._trace import trace as trace
 
 
 try:
-    __version__ = importlib.metadata.version("growthnet")
-except importlib.metadata.PackageNotFoundError:  # a bare checkout
+    __version__ = _metadata.version("growthnet")
+except _metadata.PackageNotFoundError:  # a bare checkout
     __version__ = "0.0.0"
+
+
+def __getattr__(name: str):
+    # `testing` needs Hypothesis, which a program that only trains shouldn't import.
+    if name == "testing":
+        return _importlib.import_module(".testing", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -17,7 +17,8 @@ import numpy as np
 from ._anatomy import Anatomy, Member, Width
 from ._draws import drawn_scale, fill_value, key_words, limit_table, uniform
 from ._edit import Edit, plan
-from ._layout import Atom, Place, spread
+from ._gates import along, entry_masks, silence
+from ._layout import spread
 from ._paths import array_leaves, map_arrays
 
 
@@ -28,7 +29,10 @@ Openings = dict[str, Any]
 class Reserved(eqx.Module):
     """A network with spare capacity: its arrays, its anatomy, and which slots are open.
 
-    A pytree: `net` and `open` are its children, `anatomy` is static.
+    A pytree: `net` and `open` are its children, `anatomy` is static. To train it, use
+    `Grower` or `fit`: a plain gradient step would wake closed units up, since their
+    consumers get gradients from f(0). `gn.gate(net, anatomy, open)` is the network with
+    closed units masked.
     """
 
     net: Any
@@ -39,104 +43,6 @@ class Reserved(eqx.Module):
     def sizes(self) -> dict[str, int]:
         """Open units per width (reads the arrays)."""
         return {name: int(np.sum(np.asarray(o))) for name, o in self.open.items()}
-
-
-# --- masks along leaves
-
-
-def along(vector: Any, axis: int, rank: int) -> Any:
-    """A vector laid along one axis of an array of the given rank."""
-    return vector.reshape([-1 if a == axis else 1 for a in range(rank)])
-
-
-def member_vector(anatomy: Anatomy, member: Member, vector: Any) -> Any:
-    """A width's vector (gates, masks) spread over one member's axis, 1 elsewhere."""
-    leaf = anatomy.leaves[member.leaf]
-    ones = jnp.ones_like(vector, shape=())
-
-    def at(place: Place, atom: Atom) -> Any:
-        here = place == member.place
-        return vector if here else jnp.broadcast_to(ones, (atom.size,))
-
-    values = spread(leaf.layouts[member.axis], at, xp=jnp)
-    return along(values, member.axis, len(leaf.shape))
-
-
-def entry_masks(anatomy: Anatomy, vectors: Mapping[str, Any]) -> dict[str, Any]:
-    """Per leaf path: which entries belong only to marked units; broadcasts against the
-    leaf. Leaves outside the named widths are left out."""
-    masks: dict[str, Any] = {}
-    for name, vector in vectors.items():
-        for member in anatomy.widths[name].members:
-            mask = member_vector(anatomy, member, vector)
-            masks[member.path] = masks.get(member.path, jnp.ones((), bool)) & mask
-    return masks
-
-
-def silence(net: Any, anatomy: Anatomy, gates: Mapping[str, Any]) -> Any:
-    """The network with every cover multiplied by its width's gates."""
-    factors: dict[str, Any] = {}
-    for name, gate in gates.items():
-        width = anatomy.widths[name]
-        for i in width.cover:
-            member = width.members[i]
-            factor = member_vector(anatomy, member, gate)
-            present = factors.get(member.path)
-            factors[member.path] = factor if present is None else present * factor
-    arrays = array_leaves(net)
-    new = {
-        path: arrays[path] * factor.astype(arrays[path].dtype)
-        for path, factor in factors.items()
-        if path in arrays
-    }
-    return map_arrays(net, new)
-
-
-def gate(net: Any, anatomy: Anatomy, gates: Mapping[str, Any]) -> Any:
-    """A differentiable view of the network with some units turned down.
-
-    A gate is a number in [0, 1] per unit. It multiplies the width's cover (nearly
-    always the weights that read the unit), and nothing else.
-
-    **Arguments:**
-
-    - `net`, `anatomy`: a network and its anatomy.
-    - `gates`: by width name or pattern, an array of shape `[size]`.
-
-    **Returns:** a network of the same structure.
-
-    **Raises:** `ValueError` for a width that can't be gated, a wrong shape, or real
-    gates on a width whose gates must be 0 or 1 (give those as booleans).
-
-    !!! example
-
-        ```python
-        half = gn.gate(mlp, anatomy, {"layers[0]": jnp.full(8, 0.5)})
-        ```
-    """
-    anatomy.check(net, "the network")
-    named = {}
-    for pattern, values in gates.items():
-        for name in anatomy.match(pattern):
-            named[name] = _checked_gate(anatomy.widths[name], jnp.asarray(values))
-    return silence(net, anatomy, named)
-
-
-def _checked_gate(width: Width, values: Any) -> Any:
-    if width.gateable == "no":
-        why = "; ".join((*width.reasons, *width.drift))
-        raise ValueError(f"{width.name!r} can't be gated: {why}")
-    if values.shape != (width.size,):
-        raise ValueError(
-            f"gates for {width.name!r} have shape {values.shape}; "
-            f"one per unit is {(width.size,)}"
-        )
-    if width.gateable == "binary" and values.dtype != bool:
-        raise ValueError(
-            f"{width.name!r} is tied (a leaf of its cover is used twice), so a gate "
-            "would enter squared; its gates are booleans"
-        )
-    return values
 
 
 # --- opening and closing
@@ -342,12 +248,24 @@ def open_units(
     - `key`: seeds the newborns. They are the numbers that an edit to the same sizes
         would draw with this key.
     - `init`: `"zero_out"` or `"drawn"`.
+
+    **Raises:** `ValueError` for an unknown width, init or number.
     """
+    if init not in ("zero_out", "drawn"):
+        raise ValueError(f"init={init!r}; units open by 'zero_out' or 'drawn'")
+    births = {}
+    for pattern, count in add.items():
+        if isinstance(count, bool | float) or (isinstance(count, int) and count < 0):
+            raise ValueError(
+                f"add[{pattern!r}]={count!r}; how many units open is a whole number"
+            )
+        for name in _reserved_names(reserved, pattern):
+            births[name] = count
     after = {
-        name: (mask | newly_open(mask, add[name]) if name in add else mask)
+        name: (mask | newly_open(mask, births[name]) if name in births else mask)
         for name, mask in reserved.open.items()
     }
-    drawn = frozenset(add) if init == "drawn" else frozenset()
+    drawn = frozenset(births) if init == "drawn" else frozenset()
     net, _ = change_openings(
         reserved.net, reserved.anatomy, reserved.open, after, key_words(key), drawn
     )
@@ -355,13 +273,31 @@ def open_units(
 
 
 def close_units(reserved: Reserved, keep: Mapping[str, Any]) -> Reserved:
-    """Closes the units that `keep` (`bool[capacity]` by width) doesn't mark."""
-    after = {n: o & keep[n] if n in keep else o for n, o in reserved.open.items()}
+    """Closes the units that `keep` (`bool[capacity]` by width or pattern) doesn't mark.
+
+    **Raises:** `ValueError` for an unknown width.
+    """
+    kept = {
+        name: mask
+        for pattern, mask in keep.items()
+        for name in _reserved_names(reserved, pattern)
+    }
+    after = {n: o & kept[n] if n in kept else o for n, o in reserved.open.items()}
     words = np.zeros(2, np.uint32)
     net, _ = change_openings(
         reserved.net, reserved.anatomy, reserved.open, after, words
     )
     return Reserved(net, reserved.anatomy, after)
+
+
+def _reserved_names(reserved: Reserved, pattern: str) -> list[str]:
+    names = [n for n in reserved.anatomy.match(pattern) if n in reserved.open]
+    if not names:
+        raise ValueError(
+            f"{pattern!r} has no slots to open or close; "
+            f"these have: {', '.join(reserved.open)}"
+        )
+    return names
 
 
 def newly_open(open: Any, add: Any) -> Any:

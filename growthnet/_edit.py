@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.core import Tracer
 
 from ._anatomy import Anatomy, Exactness, Width
 from ._inits import Clone, Init, inverse_pair, kind_of, pair_for, parse
@@ -107,6 +108,11 @@ class Edit:
         **Raises:** `ValueError` if a leaf doesn't fit, or the key is missing.
         """
         arrays = self.before.check(tree)
+        if any(isinstance(x, Tracer) for x in (key, *arrays.values())):
+            raise ValueError(
+                "an edit makes new shapes, so it can't run under jit or vmap; "
+                "reserve capacity and open units there instead"
+            )
         newborns = newborn_entries(self, key)
         new: dict[str, Any] = {}
         for path, edit in self.leaf_edits.items():
@@ -120,7 +126,12 @@ class Edit:
             for entries in newborns.get(path, ()):
                 values = entries.write(values)
             new[path] = values
-        put = [p for p, v in new.items() if isinstance(v, np.ndarray)]
+        # Numpy leaves stay numpy leaves (and keep their 64 bits).
+        put = [
+            p
+            for p, v in new.items()
+            if isinstance(v, np.ndarray) and not isinstance(arrays[p], np.ndarray)
+        ]
         placed = jax.device_put([new[p] for p in put])
         new.update(zip(put, placed, strict=True))
         source = self.before.source
@@ -232,8 +243,8 @@ def plan(
         `"drawn"`: everything random. `"closed"`: zeros. A function
         `(key, shape, dtype) -> array` as in `jax.nn.initializers`: `zero_out` with
         producers of its making.
-    - `keep`: which units survive, and in which order, by width name. By default a
-        shrink keeps the first units.
+    - `keep`: which units survive, and in which order, by width name: indices, or a
+        boolean per unit. By default a shrink keeps the first units.
     - `allow_drift`: accept a growth that changes the function.
 
     **Returns:** an `Edit`.
@@ -241,6 +252,10 @@ def plan(
     **Raises:** `ValueError` for an unknown or rigid width, an impossible size, wrong
     indices, or a growth that can't be exact (unless `allow_drift`).
     """
+    if not isinstance(anatomy, Anatomy):
+        raise ValueError(
+            f"plan takes an anatomy, not a {type(anatomy).__name__}: gn.trace(net, ...)"
+        )
     init = parse(init)
     targets = _targets(anatomy, sizes)
     kept = _kept(anatomy, targets, keep or {})
@@ -329,6 +344,8 @@ def _kept(
             kept[name] = np.arange(min(old, new))
             continue
         indices = np.asarray(given[name])
+        if indices.dtype == bool and indices.shape == (old,):
+            indices = np.flatnonzero(indices)
         whole = indices.ndim == 1 and np.issubdtype(indices.dtype, np.integer)
         if not whole or len(set(indices.tolist())) != indices.size:
             raise ValueError(f"keep[{name!r}] must be distinct whole numbers")

@@ -53,6 +53,9 @@ class Value:
     """Are the value's entries zero where the leaves' entries are?"""
     linear: bool = True
     """Is the value linear in the leaves? Only then can it be shared out over copies."""
+    positive: bool = False
+    """Is every entry above zero whatever the leaves are, as after `exp`?"""
+    nonnegative: bool = False
     product: tuple["Value", "Value"] | None = None
     """The factors, where the value is an elementwise product: summing it contracts."""
 

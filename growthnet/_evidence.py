@@ -52,6 +52,8 @@ def check_needs(policy: Any, given: Iterable[str]) -> None:
     **Raises:** `ValueError` naming the policy, what is missing and how to give it.
     """
     name = type(policy).__name__
+    if not (isinstance(policy.every, int) and policy.every >= 1):
+        raise ValueError(f"{name}.every={policy.every!r}; a whole number from 1 up")
     unknown = sorted(set(policy.needs) - KINDS.keys())
     if unknown:
         raise ValueError(
@@ -61,7 +63,7 @@ def check_needs(policy: Any, given: Iterable[str]) -> None:
     missing = sorted(set(policy.needs) - set(given))
     if missing:
         fix = (
-            "pass `valid=` to fit"
+            "pass `valid=` to fit, or `valid_loss=` to `Grower.step`"
             if missing == ["valid_loss"]
             else "use `fit`, or pass it to `Grower.step`"
         )

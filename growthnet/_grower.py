@@ -16,9 +16,17 @@ import optax
 
 from ._anatomy import Anatomy
 from ._buckets import Buckets
-from ._capacity import entry_masks
 from ._evidence import check_needs, Evidence
-from ._growing import cond_pair, GrowerState, Growing, inexact, replaced, stopped
+from ._gates import entry_masks
+from ._growing import (
+    as_arrays,
+    cond_pair,
+    GrowerState,
+    Growing,
+    inexact,
+    replaced,
+    stopped,
+)
 from ._paths import array_leaves, map_arrays
 from ._policy import AbstractPolicy, Change, Decision
 from ._room import give_back, make_room, moved, room_edit
@@ -75,6 +83,11 @@ class Grower:
                 f"policy={policy!r} isn't a policy; give an instance of a subclass of "
                 "growthnet.AbstractPolicy"
             )
+        if not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
+            raise ValueError(
+                f"optimizer={optimizer!r} has no init and update; give an optax "
+                "optimizer such as optax.adam(1e-3)"
+            )
         self.policy = policy
         self.optimizer = optimizer
         self.widths = widths
@@ -92,7 +105,7 @@ class Grower:
         **Raises:** `ValueError` if no width matches, or none of them can be gated.
         """
         managed = self._managed(anatomy)
-        trainable, memory = self.policy.init(managed, key=jr.fold_in(key, 0))
+        trainable, memory = as_arrays(self.policy.init(managed, key=jr.fold_in(key, 0)))
         params = self.trainable.of(net)
         opt_state = self.optimizer.init(params)
         own = self.policy.optimizer
@@ -140,14 +153,14 @@ class Grower:
             for pattern, size in self.capacity.items()
             for name in managed.match(pattern)
         }
-        if _static(self.policy):
-            return managed.sizes
         for name, size in given.items():
             if size < managed.widths[name].size:
                 raise ValueError(
                     f"capacity {size} for {name!r} is below its size "
                     f"{managed.widths[name].size}"
                 )
+        if _static(self.policy):
+            return managed.sizes
         spare = 0 if self.buckets.ratio == 1 else 1
         return {
             name: given.get(name, self.buckets.capacity(width.size + spare))

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from ._anatomy import Anatomy
-from ._capacity import compacting, Openings, silence
+from ._capacity import compacting, Openings
 from ._edit import Edit
+from ._gates import silence
 from ._policy import AbstractPolicy, Decision
 
 
@@ -93,6 +94,13 @@ def stopped(module: Any) -> Any:
     """Hyper-parameters are constants of the objective: no gradient goes there."""
     return jax.tree.map(
         lambda leaf: jax.lax.stop_gradient(leaf) if eqx.is_array(leaf) else leaf, module
+    )
+
+
+def as_arrays(tree: Any) -> Any:
+    """Python numbers as arrays, so that they can change in a program."""
+    return jax.tree.map(
+        lambda x: jnp.asarray(x) if isinstance(x, bool | int | float) else x, tree
     )
 
 

@@ -29,8 +29,9 @@ class PerUnit(eqx.Module):
 class Change(eqx.Module):
     """What a policy decides for one width.
 
-    - `keep`: `bool[capacity]`; open units that aren't kept are closed.
-    - `add`: how many units are born, an integer (array).
+    - `keep`: `bool[capacity]`; open units that aren't kept are closed. A width never
+        loses its last unit: where nothing would be left, the first open one stays.
+    - `add`: how many units are born, an integer (array); below 0 counts as 0.
     - `init`: `"zero_out"` (silent at once) or `"drawn"` (the policy holds their gates
         at 0).
     - `values`: newborn values by leaf path, each of the leaf's shape; else drawn.
@@ -98,8 +99,9 @@ class AbstractPolicy(eqx.Module):
     def step(
         self, trainable: Any, memory: Any, evidence: Evidence, *, key: Any
     ) -> tuple[Decision, Any, Any, dict[str, Any]]:
-        """Decides from evidence: `(decision, trainable, memory, info)`. `info` holds
-        scalars for the log and is never read back."""
+        """Decides from evidence: `(decision, trainable, memory, info)`. The middle two
+        keep their structure; `info` is for your own diagnosis (`fit` doesn't record it
+        yet)."""
         del evidence, key
         return Decision(), trainable, memory, {}
 

@@ -10,6 +10,7 @@ axis is refined after the event happened.
 
 import dataclasses
 import os
+import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -211,9 +212,9 @@ def spots(value: Value, dim: int) -> tuple[Spot, ...]:
 def source_line(eqn: Any) -> tuple[str, bool]:
     """Where an equation was made, as `file.py:31 (forward)`, and whether that is inside
     an installed package: the innermost frame outside one, else outside JAX."""
-    traceback = getattr(getattr(eqn, "source_info", None), "traceback", None)
+    made = getattr(getattr(eqn, "source_info", None), "traceback", None)
     library = ""
-    for frame in traceback.frames if traceback is not None else ():
+    for frame in made.frames if made is not None else ():
         path = frame.file_name.replace(os.sep, "/")
         if "/site-packages/jax/" in path or path.startswith((_HERE, "<")):
             continue
@@ -222,6 +223,16 @@ def source_line(eqn: Any) -> tuple[str, bool]:
             return text, False
         library = library or text
     return library, True
+
+
+def error_line(error: BaseException) -> str:
+    """The user's line that raised: the innermost frame outside installed packages."""
+    line = ""
+    for frame in traceback.extract_tb(error.__traceback__):
+        path = frame.filename.replace(os.sep, "/")
+        if "/site-packages/" not in path and not path.startswith((_HERE, "<")):
+            line = f"{os.path.basename(path)}:{frame.lineno} ({frame.name})"
+    return line
 
 
 def read(

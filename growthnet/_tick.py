@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 
-from ._capacity import silence
 from ._evidence import Evidence
+from ._gates import silence
 from ._grower import Grower
 from ._growing import cond_pair, GrowerState, Growing
 from ._policy import Decision
@@ -35,6 +35,11 @@ class Aux(eqx.Module):
 def split_result(result: Any) -> tuple[Any, Aux]:
     """A loss function's result as `(value, Aux)`."""
     if not isinstance(result, tuple):
+        if jnp.shape(result) != () or not jnp.issubdtype(result.dtype, jnp.inexact):
+            raise ValueError(
+                f"the loss returned an array of shape {jnp.shape(result)}; "
+                "it returns one number"
+            )
         return result, Aux()
     value, aux = result
     if not isinstance(aux, Aux):

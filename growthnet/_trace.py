@@ -18,7 +18,7 @@ import jax.tree_util as jtu
 
 from ._anatomy import Anatomy, Width
 from ._paths import array_leaves, is_array, join, key_names, map_arrays
-from ._reader import read
+from ._reader import error_line, read
 from ._resolve import resolve, with_gateable
 from ._rules import RULES
 from ._statics import Found, has_rule, modules, retuned, static_ints
@@ -108,7 +108,13 @@ def trace(
     if not array_leaves(net):
         raise ValueError("the network has no arrays; pass the network itself, not None")
     source = Source(_abstract(net), call, tuple(map(_abstract, example_args)))
-    first, numbers = _read(source)
+    try:
+        first, numbers = _read(source)
+    except Exception as error:
+        where = f" (at {error_line(error)})" if error_line(error) else ""
+        raise ValueError(
+            f"the network can't be called with these arguments{where}: {error}"
+        ) from error
     return _certified(first, source, numbers)
 
 
@@ -235,8 +241,10 @@ def _probe(
         again, numbers = _read(source.at(anatomy, sizes))
     except Exception as error:
         text = (str(error).strip().splitlines() or [""])[0][:200]
-        # Without its numbers, which are those of the probe.
-        return f"{type(error).__name__}: {re.sub(r'[0-9]+', 'n', text)}"
+        # Without its numbers, which are those of the second reading.
+        text = f"{type(error).__name__}: {re.sub(r'[0-9]+', 'n', text)}"
+        line = error_line(error)
+        return f"{text}, at {line}" if line else text
     if again != anatomy.resized(sizes):
         return "a size is fixed in the code (the axes don't come out as they should)"
     return numbers

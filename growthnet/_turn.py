@@ -27,9 +27,16 @@ def decide(
     """Asks the policy. Its decision waits in the state until it is applied; the third
     result is the policy's `info`."""
     key = jr.fold_in(jr.fold_in(state.key, 2), state.step)
-    decision, trainable, memory, info = growing.policy.step(
-        growing.trainable, state.memory, evidence, key=key
-    )
+    result = growing.policy.step(growing.trainable, state.memory, evidence, key=key)
+    name = type(growing.policy).__name__
+    if not (isinstance(result, tuple) and len(result) == 4):
+        raise ValueError(
+            f"{name}.step returned {type(result).__name__}; it returns four things: "
+            "(decision, trainable, memory, info)"
+        )
+    decision, trainable, memory, info = result
+    trainable = _like(f"{name}.step: trainable", trainable, growing.trainable)
+    memory = _like(f"{name}.step: memory", memory, state.memory)
     full = _complete(growing, decision)
     changes = [
         jnp.any(growing.open[n] & ~c.keep) | (c.add > 0) for n, c in full.widths.items()
@@ -38,6 +45,28 @@ def decide(
     growing = replaced(growing, trainable=trainable)
     state = replaced(state, memory=memory, decision=full, waiting=waiting)
     return growing, state, info
+
+
+def _like(what: str, new: Any, old: Any) -> Any:
+    """The new tree, with the types of the old one; refused if it has another form."""
+    if jax.tree.structure(new) != jax.tree.structure(old):
+        raise ValueError(
+            f"{what} changed its structure from {jax.tree.structure(old)} to "
+            f"{jax.tree.structure(new)}; it stays as `init` made it"
+        )
+
+    def same(a: Any, b: Any) -> Any:
+        if not eqx.is_array(b):
+            return a
+        a = jnp.asarray(a)
+        if a.shape != b.shape or a.dtype != b.dtype:
+            raise ValueError(
+                f"{what} changed a leaf from {b.dtype}{b.shape} to {a.dtype}{a.shape}; "
+                "it stays as `init` made it"
+            )
+        return a
+
+    return jax.tree.map(same, new, old)
 
 
 def fits(growing: Growing, state: GrowerState) -> Any:

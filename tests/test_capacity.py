@@ -190,7 +190,7 @@ def train(net, optimizer, loss, steps, state=None):
 
 
 def train_masked(growing, optimizer, loss, steps, state):
-    from growthnet._capacity import entry_masks, silence
+    from growthnet._gates import entry_masks, silence
     from growthnet._paths import array_leaves, map_arrays
 
     masks = {n: m for n, m in growing.open.items()}
@@ -238,3 +238,19 @@ def test_bad_requests(mlp, anatomy):
         gn.gate(norm[:2], read, {"[0]": jnp.ones(4)})
     with pytest.raises(ValueError, match="can't have closed units"):
         gn.reserve(norm[:2], read, {"[0]": 8})
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_openings_are_checked(mlp, anatomy):
+    reserved = gn.reserve(mlp, anatomy, {"layers[*]": 8})
+    both = gn.open_units(reserved, {"layers[*]": 3}, key=jr.key(0))
+    assert both.sizes == {"layers[0]": 7, "layers[1]": 7}
+    with pytest.raises(ValueError, match="unknown width 'foo'"):
+        gn.open_units(reserved, {"foo": 3}, key=jr.key(0))
+    with pytest.raises(ValueError, match="unknown width 'foo'"):
+        gn.close_units(reserved, {"foo": np.ones(8, bool)})
+    with pytest.raises(ValueError, match="units open by 'zero_out' or 'drawn'"):
+        gn.open_units(reserved, {"layers[0]": 3}, key=jr.key(0), init="clone")
+    for count in (2.5, -3):
+        with pytest.raises(ValueError, match="how many units open is a whole number"):
+            gn.open_units(reserved, {"layers[0]": count}, key=jr.key(0))

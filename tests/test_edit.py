@@ -208,3 +208,26 @@ def test_no_two_copies_get_the_same_share(mlp, copies):
     shares = np.asarray(grown.layers[1].weight[0, [3, *range(8, 7 + copies)]])
     assert np.isclose(shares.sum(), 1, atol=1e-5)
     assert np.diff(np.sort(shares)).min() > 0.05
+
+
+def test_numpy_leaves_stay_numpy_and_keep_64_bits():
+    rng = np.random.default_rng(0)
+    net = {"i": rng.standard_normal((4, 3)), "o": rng.standard_normal((4, 2))}
+    call = lambda n, x: jnp.tanh(n["i"] @ x) @ n["o"]  # noqa: E731
+    with jax.enable_x64(True):
+        anatomy = gn.trace(net, np.ones(3), call=call)
+        grown = gn.resize(net, anatomy, {"i": 6}, key=jr.key(0))
+    assert all(isinstance(a, np.ndarray) for a in grown.values())
+    assert (grown["i"][:4] == net["i"]).all() and grown["i"].dtype == np.float64
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_first_mistakes_are_answered(mlp, anatomy):
+    with pytest.raises(ValueError, match="plan takes an anatomy, not a MLP"):
+        gn.plan(mlp, {"layers[0]": 9})
+    edit = gn.plan(anatomy, {"layers[0]": 9})
+    with pytest.raises(ValueError, match="can't run under jit or vmap"):
+        eqx.filter_jit(lambda m: edit(m, key=jr.key(0)))(mlp)
+    chosen = np.isin(np.arange(8), [1, 5])
+    small = gn.resize(mlp, anatomy, {"layers[0]": 2}, keep={"layers[0]": chosen})
+    assert (small.layers[0].weight == mlp.layers[0].weight[chosen]).all()

@@ -196,6 +196,8 @@ BAD = [
     ({"loss": lambda n, b, k: (loss(n, b, k), 3)}, "the loss returned int beside"),
     ({"data": iter([(X, Y)] * 3), "steps": 9}, "the data ended after 3 batches"),
     ({"data": [(X, Y), (X[:3], Y[:3])]}, r"batch 2 has shapes .* the first had"),
+    ({"loss": lambda n, b, k: b[1]}, r"an array of shape \(64, 1\); it returns one"),
+    ({"policy": gn.NoGrowth(every=0)}, "NoGrowth.every=0; a whole number from 1 up"),
     ({"trainable": {"w": 1}}, "trainable has no booleans"),
     ({"capacity": {"layers[0]": 2}}, "capacity 2 for .* is below its size 4"),
 ]

@@ -235,3 +235,53 @@ def test_the_own_loop_and_fit_agree():
         key=jr.key(3),
     )
     assert eqx.tree_equal(run.net, model.compact(), rtol=1e-4, atol=1e-5)
+
+
+def test_the_policy_in_the_readme_runs():
+    code = re.findall(r"```python\n(.*?)```", README.read_text(), re.S)
+    scope: dict[str, Any] = {}
+    exec(next(c for c in code if "class GrowWhileItPays" in c), scope)
+    run = gn.fit(
+        mlp(),
+        lambda net, batch, key: loss_fn(net, *batch),
+        (X, Y),
+        optimizer=lenient(optax.adam(1e-2)),
+        policy=scope["GrowWhileItPays"](every=10),
+        steps=60,
+        key=jr.key(0),
+        valid=(X, Y),
+    )
+    assert run.sizes["layers[0]"] > 4
+    assert all(event.new - event.old == 2 for event in run.history.events)
+
+
+class Forgetful(gn.NoGrowth):
+    form: str = eqx.field(static=True, default="")
+
+    def init(self, anatomy, *, key):
+        del anatomy, key
+        return None, {"count": 0}
+
+    def step(self, trainable, memory, evidence, *, key) -> Any:
+        del key, evidence
+        memories = {"structure": {}, "dtype": {"count": memory["count"] + 0.5}}
+        if self.form == "four":
+            return gn.Decision(), trainable, memory
+        return gn.Decision(), trainable, memories[self.form], {}
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("form", "text"),
+    [
+        ("structure", "Forgetful.step: memory changed its structure"),
+        ("dtype", "memory changed a leaf from int32"),
+        ("four", r"it returns four things: \(decision, trainable, memory, info\)"),
+    ],
+)
+def test_what_a_policy_keeps_has_one_form(form, text):
+    grower = gn.Grower(Forgetful(form=form), optax.sgd(0.1))
+    with jax.numpy_dtype_promotion("standard"), pytest.raises(ValueError, match=text):
+        grower.init(mlp(), gn.trace(mlp(), X[0]), key=jr.key(0))
+    with pytest.raises(ValueError, match="has no init and update"):
+        gn.Grower(gn.NoGrowth(), optax.adam)  # pyright: ignore[reportArgumentType]

@@ -295,3 +295,56 @@ def test_the_table():
         "fixed: layers[0].weight:1 (3): it is axis 0 of the input `x`",
         "fixed: layers[1] (2): it is axis 0 of the output",
     ]
+
+
+UNSAFE = {
+    "log": jnp.log,
+    "sqrt": jnp.sqrt,
+    "rsqrt": jax.lax.rsqrt,
+    "reciprocal": lambda h: 1 / h,
+    "negative power": lambda h: h**-2,
+    "power": lambda h: h**0.5,
+    "arcsin": jnp.arcsin,
+}
+SAFE = {
+    "soft sign": jax.nn.soft_sign,
+    "softplus": jax.nn.softplus,
+    "silu": jax.nn.silu,
+    "elu": jax.nn.elu,
+    "gelu": lambda h: jax.nn.gelu(h, approximate=False),
+    "mish": lambda h: h * jnp.tanh(jax.nn.softplus(h)),
+    "root of a square and more": lambda h: jnp.sqrt(h**2 + 1.0),
+    "log of a sum of exponentials": lambda h: jnp.log(jnp.exp(h) + 1.0),
+}
+
+
+@pytest.mark.parametrize("name", [*UNSAFE, *SAFE])
+def test_functions_that_need_not_be_finite_are_told(name):
+    """Zero consumers don't silence a unit that says infinity."""
+    function = {**UNSAFE, **SAFE}[name]
+    net = [jnp.abs(normal(8, 3)), normal(2, 8)]
+    call = lambda n, x: n[1] @ function(n[0] @ x)  # noqa: E731
+    anatomy = gn.trace(net, normal(3), call=call)
+    width = anatomy.widths["[0]"]
+    assert width.gateable == ("no" if name in UNSAFE else "any")
+    if name in UNSAFE:
+        assert "needn't be finite for new or closed units" in width.drift[0]
+        with pytest.raises(ValueError, match="needn't be finite"):
+            gn.plan(anatomy, {"[0]": 9})
+        return
+    x = normal(3)
+    room = gn.reserve(net, anatomy, {"[0]": 12}).net
+    grown = gn.resize(net, anatomy, {"[0]": 12}, key=jr.key(0))
+    for tree in (room, grown):
+        assert jnp.allclose(call(tree, x), call(net, x), atol=1e-5)
+        slopes = jax.grad(lambda n: call(n, x).sum())(tree)
+        assert all(bool(jnp.isfinite(s).all()) for s in slopes)
+
+
+def failing(net, x):
+    return (net[0] @ x).reshape(2, 4).reshape(-1)[:8] * jnp.ones(8)
+
+
+def test_a_call_that_fails_is_told_with_its_line():
+    with pytest.raises(ValueError, match=r"can't be called .*test_trace.py:.*failing"):
+        gn.trace([normal(6, 4)], normal(4), call=failing)

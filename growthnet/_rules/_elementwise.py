@@ -7,6 +7,7 @@ import numpy as np
 
 from .._events import Kind, Origin, Role, Value
 from .._reader import Reader, Rule, spots
+from ._domains import note_partial, signs
 
 
 # f(0) = 0: a leaf's zeros come through as zeros.
@@ -43,7 +44,15 @@ def elementwise(reader: Reader, eqn: Any, values: tuple[Value, ...]) -> list[Val
             if value.kind in (Kind.PARAM, Kind.ROWS) and value.kind < kind:
                 for d in range(len(value.dims)):
                     reader.touch(value, d, role)
-        result = Value(dims, kind, product=product)
+        note_partial(reader, name, eqn, values)
+        sign = signs(name, eqn, values)
+        result = Value(
+            dims,
+            kind,
+            positive=sign == "positive",
+            nonnegative=sign is not None,
+            product=product,
+        )
     else:
         origins = joined_origins(values)
         result = Value(
@@ -53,7 +62,7 @@ def elementwise(reader: Reader, eqn: Any, values: tuple[Value, ...]) -> list[Val
             _fold(name, values),
             _zeroable(name, values),
             _linear(name, values),
-            product,
+            product=product,
         )
         _note_singular(reader, name, values)
     return [result] * len(eqn.outvars)

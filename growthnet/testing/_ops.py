@@ -9,8 +9,9 @@ import jax
 import jax.tree_util as jtu
 
 from .._anatomy import Anatomy
-from .._capacity import close_units, compact, gate, reserve
+from .._capacity import close_units, compact, reserve
 from .._edit import Edit, plan
+from .._gates import gate
 from .._paths import is_array
 from .._trace import trace
 from ._networks import Case

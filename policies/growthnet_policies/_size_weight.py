@@ -103,6 +103,8 @@ class GradientSizeWeight(gn.AbstractPolicy):
             raise ValueError(f"gate={gate!r}; use one of {', '.join(_GATES)}")
         _at_least("every", every, 1)
         _at_least("minimum", minimum, 1)
+        if isinstance(target, str | dict | list):
+            raise ValueError(f"target={target!r}; one number for all widths, or None")
         if isinstance(target, int | float) and not target >= minimum:
             raise ValueError(
                 f"target={target} is below the smallest size, {minimum}; "

@@ -107,7 +107,7 @@ class Fixed:
 
 
 @jtu.register_static
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Anatomy:
     """Everything that `growthnet.trace` learned about a network.
 
@@ -231,6 +231,10 @@ class Anatomy:
             for w in self.all_widths
         )
         return Anatomy(tuple(leaves), widths, self.fixed, self.warnings)
+
+    def __repr__(self) -> str:
+        sizes = ", ".join(f"{w.name} {w.size}" for w in self.all_widths)
+        return f"Anatomy({sizes or 'no hidden width'})"
 
     def __str__(self) -> str:
         return table(self)

@@ -39,7 +39,7 @@ class WidthChange:
         return self.old - len(self.kept)
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Edit:
     """A planned change of sizes. Call it on the network and on any tree shaped like it
     (an average of its weights, its gradients); `transfer` moves the optimizer state.
@@ -55,6 +55,10 @@ class Edit:
     changes: tuple[WidthChange, ...]
     pairs: Mapping[int, MapPair]
     renames: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        sizes = ", ".join(f"{c.name} {c.old} -> {c.new}" for c in self.changes)
+        return f"Edit({sizes or 'nothing'}: {self.exactness})"
 
     @property
     def exactness(self) -> Exactness:

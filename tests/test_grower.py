@@ -121,9 +121,11 @@ def test_a_width_keeps_its_last_unit():
     assert int(model.open["layers[0]"].sum()) == 1
 
 
-def test_closed_units_get_no_gradient_no_decay_no_moment():
+@pytest.mark.parametrize("noise", [0.0, 0.1])
+def test_closed_units_get_no_gradient_no_decay_no_moment_no_noise(noise):
     policy = Schedule(script=((2, 0, 2),))
-    optimizer = lenient(optax.adamw(1e-1, weight_decay=0.5))
+    decaying = optax.adamw(1e-1, weight_decay=0.5)
+    optimizer = lenient(optax.chain(decaying, optax.add_noise(noise, 0.5, 0)))
     grower = gn.Grower(policy, optimizer, buckets=gn.Buckets(ratio=100))
     net = eqx.nn.MLP(4, 1, 4, 1, activation=jax.nn.softplus, key=jr.key(0))
     model, state, _, _ = loop(grower, net, 10)

@@ -348,3 +348,29 @@ def failing(net, x):
 def test_a_call_that_fails_is_told_with_its_line():
     with pytest.raises(ValueError, match=r"can't be called .*test_trace.py:.*failing"):
         gn.trace([normal(6, 4)], normal(4), call=failing)
+
+
+class Dropping(eqx.Module):
+    first: eqx.nn.Linear
+    second: eqx.nn.Linear
+    dropout: eqx.nn.Dropout
+
+    def __call__(self, x, *, key):
+        hidden = self.dropout(jax.nn.relu(self.first(x)), key=key)
+        return self.second(hidden)
+
+
+def test_active_dropout_does_not_hide_a_width():
+    keys = jr.split(jr.key(0))
+    first, second = eqx.nn.Linear(3, 8, key=keys[0]), eqx.nn.Linear(8, 2, key=keys[1])
+    net = Dropping(first, second, eqx.nn.Dropout(0.5))
+
+    def batched(net, x, key):
+        return jax.vmap(lambda row, k: net(row, key=k))(x, jr.split(key, 5))
+
+    for arguments, call in (
+        ((normal(3), keys[0]), lambda n, x, k: n(x, key=k)),
+        ((normal(5, 3), keys[0]), batched),
+    ):
+        width = gn.trace(net, *arguments, call=call).widths["first"]
+        assert (width.size, width.gateable, width.reasons) == (8, "any", ())

@@ -204,7 +204,6 @@ def compacting(anatomy: Anatomy, open: Mapping[str, Any]) -> Edit:
         if not indices.size:
             raise ValueError(f"{name!r} has no open unit; a width keeps at least one")
     sizes = {name: int(k.size) for name, k in keep.items()}
-    keep = {n: k for n, k in keep.items()}
     return plan(anatomy, sizes, keep=keep)
 
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from ._anatomy import Anatomy, Leaf, Member, Width
 from ._layout import Layout, spread
+from ._paths import container_of
 
 
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
@@ -100,17 +101,13 @@ def drawn_scale(
         return member.leaf, ()
     if "scale" in member.roles:
         return None
-    beside = _container(leaf.path)
+    beside = container_of(leaf.path)
     for other in width.members:
         near = anatomy.leaves[other.leaf]
-        if "producer" in other.roles and _container(near.path) == beside:
+        if "producer" in other.roles and container_of(near.path) == beside:
             if near.fan_in:
                 return other.leaf, near.fan_in
     return None
-
-
-def _container(path: str) -> str:
-    return path.rpartition(".")[0]
 
 
 def draw_host(

@@ -91,8 +91,6 @@ class Touch:
     node: Node
     role: Role
     spots: tuple[Spot, ...]
-    plain: bool
-    """Do the leaf's entries reach the operation as they are?"""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -244,10 +244,10 @@ class Grower:
         given = {
             "loss": loss,
             "valid_loss": valid_loss,
-            "network": growing.net,
             "gradients": grads.net,
         }
-        check_needs(self.policy, [k for k, v in given.items() if v is not None])
+        there = [name for name, value in given.items() if value is not None]
+        check_needs(self.policy, [*there, "network"])
         growing, state = self.update(growing, grads, state)
 
         def speak(growing: Growing, state: GrowerState):

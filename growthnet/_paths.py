@@ -37,6 +37,13 @@ def join(parts: tuple[str, ...]) -> str:
     return text
 
 
+def container_of(path: str) -> str:
+    """`layers[0]` of `layers[0].weight`; empty at the root."""
+    if path.endswith("]"):
+        return path[: path.rindex("[")]
+    return path.rpartition(".")[0]
+
+
 def array_leaves(tree: Any) -> dict[str, Any]:
     """The array leaves of a tree by name, in leaf order."""
     leaves, _ = jtu.tree_flatten_with_path(tree)

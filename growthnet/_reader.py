@@ -84,8 +84,7 @@ class Reader:
         """A leaf's axis does something to the units of `value`'s axis `dim`."""
         found = spots(value, dim)
         if found:
-            plain = all(o.grid.size == value.dims[dim].size for o in value.origins)
-            self.events.append(Touch(value.dims[dim], role, found, plain))
+            self.events.append(Touch(value.dims[dim], role, found))
 
     def untouch(self, value: Value, dim: int, role: Role) -> None:
         """Takes a `touch` back: what followed showed that it was something else."""

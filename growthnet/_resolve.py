@@ -16,6 +16,7 @@ from ._events import (
     Touch,
 )
 from ._layout import Layout, occurrences, Place, positions
+from ._paths import container_of
 from ._reader import Reading
 from ._unify import Node
 
@@ -266,11 +267,11 @@ class _Names:
         self._first: dict[str, int] = {}
         self._taken: dict[str, int] = {}
         for i, leaf in enumerate(leaves):
-            self._first.setdefault(_container(leaf.path), i)
+            self._first.setdefault(container_of(leaf.path), i)
 
     def name(self, key: Key) -> str:
         path = self._leaves[key[0]].path
-        container = _container(path)
+        container = container_of(path)
         base = container if container and self._first[container] == key[0] else path
         count = self._taken.get(base, 0)
         self._taken[base] = count + 1
@@ -280,10 +281,3 @@ class _Names:
         """The name, unless it is taken."""
         name = self.name(key)
         return None if "/" in name else name
-
-
-def _container(path: str) -> str:
-    """`layers[0]` of `layers[0].weight`; empty at the root."""
-    if path.endswith("]"):
-        return path[: path.rindex("[")]
-    return path.rpartition(".")[0]

@@ -37,15 +37,39 @@ from ._unify import Node, Solver
 _HERE = os.path.dirname(__file__).replace(os.sep, "/") + "/"
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Step:
+    """One equation as it was read. `bodies` are the programs inside it, in the order
+    of its parameters (a scan's body, a conditional's branches)."""
+
+    eqn: Any
+    ins: tuple[Value, ...]
+    outs: tuple[Value, ...]
+    bodies: tuple["Tape", ...]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Tape:
+    """A program as it was read: its equations with the values that went in and out."""
+
+    jaxpr: Any
+    consts: tuple[Any, ...]
+    args: tuple[Value, ...]
+    steps: list[Step]
+    outs: list[Value]
+
+
 @dataclasses.dataclass(frozen=True)
 class Reading:
-    """What was read: nodes per leaf axis, the events, the numbers in the program."""
+    """What was read: nodes per leaf axis, the events, the numbers in the program, and
+    the program itself."""
 
     solver: Solver
     leaves: tuple[tuple[Node, ...], ...]
     events: tuple[Event, ...]
     numbers: tuple[tuple[str, float, str], ...]
     unknown: tuple[str, ...]
+    tape: Tape
 
 
 Rule = Callable[["Reader", Any, tuple[Value, ...]], Sequence[Value] | Value]
@@ -61,6 +85,7 @@ class Reader:
         self.unknown: dict[str, None] = {}
         self.solver = Solver(lambda node, why: self.rigid(node, why))
         self._stack: list[Any] = []
+        self._bodies: list[list[Tape]] = [[]]
 
     # --- what rules use
 
@@ -71,6 +96,11 @@ class Reader:
     def out(self, i: int = 0) -> tuple[int, ...]:
         """The shape of the equation's i-th result."""
         return tuple(self._stack[-1].outvars[i].aval.shape)
+
+    @property
+    def tape(self) -> Tape:
+        """The whole program, once it was run."""
+        return self._bodies[0][0]
 
     @property
     def outputs(self) -> Sequence[Any]:
@@ -113,6 +143,18 @@ class Reader:
             for dim in range(len(value.dims)):
                 self.touch(value, dim, Role.PRODUCER)
 
+    def rehearse(self, run: Callable[[], list[Value]]) -> list[Value]:
+        """Reads a body whose inputs aren't settled yet: nodes stay unified and rigid
+        axes rigid, everything else that was noted is forgotten."""
+        events, numbers = len(self.events), len(self.numbers)
+        bodies = len(self._bodies[-1])
+        values = run()
+        rigid = [e for e in self.events[events:] if isinstance(e, Rigid)]
+        self.events[events:] = rigid
+        del self.numbers[numbers:]
+        del self._bodies[-1][bodies:]
+        return values
+
     @property
     def line(self) -> str:
         """The user's line; inside cached library programs, that of their caller."""
@@ -124,6 +166,8 @@ class Reader:
 
     def run(self, jaxpr: Any, consts: Sequence[Any], args: Sequence[Value]):
         """Interprets an open jaxpr; returns the values of its outputs."""
+        tape = Tape(jaxpr, tuple(consts), tuple(args), [], [])
+        self._bodies[-1].append(tape)
         env: dict[Any, Value] = {}
         env.update(zip(jaxpr.constvars, map(self._const, consts), strict=True))
         env.update(zip(jaxpr.invars, args, strict=True))
@@ -135,6 +179,7 @@ class Reader:
 
         for eqn in jaxpr.eqns:
             self._stack.append(eqn)
+            self._bodies.append([])
             self._note_numbers(eqn)
             values = tuple(look(v) for v in eqn.invars)
             rule = self.rules.get(eqn.primitive.name, unknown_primitive)
@@ -144,8 +189,11 @@ class Reader:
             for var, value in zip(eqn.outvars, results, strict=True):
                 assert value.shape == tuple(var.aval.shape), eqn.primitive.name
                 env[var] = value
+            bodies = tuple(self._bodies.pop())
+            tape.steps.append(Step(eqn, values, tuple(results), bodies))
             self._stack.pop()
-        return [look(v) for v in jaxpr.outvars]
+        tape.outs.extend(look(v) for v in jaxpr.outvars)
+        return tape.outs
 
     def _const(self, constant: Any) -> Value:
         shape = np.shape(constant)
@@ -266,6 +314,7 @@ def read(
         tuple(reader.events),
         tuple(reader.numbers),
         tuple(reader.unknown),
+        reader.tape,
     )
 
 

@@ -22,13 +22,16 @@ Gateable = Literal["any", "binary", "no"]
 @dataclasses.dataclass(frozen=True)
 class Leaf:
     """One array of the network. `layouts` has one entry per axis; `fan_in` names the
-    axes that are contracted with what comes in (none for a bias)."""
+    axes that are contracted with what comes in (none for a bias), `stacks` those that
+    run over stacked layers; `scale` says that it multiplies what comes in."""
 
     path: str
     shape: tuple[int, ...]
     dtype: str
     layouts: tuple[Layout, ...]
     fan_in: tuple[int, ...] = ()
+    stacks: tuple[int, ...] = ()
+    scale: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +40,7 @@ class Member:
 
     `place` says where the width stands in the axis's layout; `span` is the range of
     indices that holds it; `roles` what it does there (producer, consumer, offset,
-    scale, factor).
+    scale, factor, lookup, stack).
     """
 
     leaf: int
@@ -53,15 +56,42 @@ class Member:
 
 
 @dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How a width grows by one family of inits.
+
+    - `exactness`: does the function stay? If not, `why`.
+    - `cover`: indices into the width's members: what silent growth zeroes, and what
+        copies share out.
+    - `scales`: members whose entries are multiplied by `(new / old) ** power`, as
+        `(index, power)`: what makes up for a mean over more units, or for a
+        `1 / sqrt(d)` of the program.
+    - `fields`: static numbers that are scaled so (the epsilon of a norm), as
+        `(module path, field, power)`.
+    - `whole`: exact only if every unit is copied equally often.
+    - `drift`: what goes with the width's size or looks at its units together, whether
+        or not something makes up for it.
+    """
+
+    exactness: Exactness = "not preserving"
+    why: str = ""
+    cover: tuple[int, ...] = ()
+    scales: tuple[tuple[int, float], ...] = ()
+    epsilons: tuple[tuple[int, float], ...] = ()
+    fields: tuple[tuple[str, str, float], ...] = ()
+    whole: bool = False
+    drift: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
 class Width:
     """One hidden dimension: all members that share the same units.
 
     - `growable`: can units be added and removed? If not, `reasons` say why.
     - `gateable`: may a gate multiply the cover? `"any"` number in [0, 1]; `"binary"`
         (a leaf of the cover is used twice, so a gate would enter squared); `"no"`.
-    - `cover`: indices into `members`; zeroing these makes new units silent.
-    - `drift`: why zero-padding would change the function (empty: growth can be exact).
-    - `divisible`: are the consumers linear in their leaves, so that copies can share?
+    - `silent`, `copied`: how it grows by silent newborns (`zero_out`) and by copies
+        (`clone`).
+    - `ordered`: are its units layers, one after another? Then they keep their order.
     """
 
     name: str
@@ -71,29 +101,41 @@ class Width:
     gateable: Gateable
     reasons: tuple[str, ...]
     members: tuple[Member, ...]
-    cover: tuple[int, ...]
-    drift: tuple[str, ...]
-    divisible: bool = True
+    silent: Recipe = Recipe()
+    copied: Recipe = Recipe()
+    ordered: bool = False
 
     @property
-    def tied(self) -> bool:
-        """Does a member of the cover also produce the units, as a tied head does?"""
-        alone = {"consumer", "factor"}
-        return any(set(self.members[i].roles) - alone for i in self.cover)
+    def cover(self) -> tuple[int, ...]:
+        """Indices into `members`: zeroing these makes new units silent."""
+        return self.silent.cover
+
+    @property
+    def drift(self) -> tuple[str, ...]:
+        """Why silent growth would change the function (empty: it doesn't)."""
+        return () if self.silent.exactness == "exact" else self.silent.drift
+
+    @property
+    def ungateable(self) -> tuple[str, ...]:
+        """Why units can't be turned down or closed, where `gateable` is `"no"`."""
+        return (*self.reasons, *self.silent.drift)
+
+    def recipe(self, init: str) -> Recipe:
+        """The recipe that an init follows."""
+        return self.copied if init == "clone" else self.silent
 
     def exactness(self, init: str) -> tuple[Exactness, str]:
         """Whether growing this width by `init` leaves the function as it is, and why
         it doesn't where it doesn't."""
-        if self.drift:
-            return "not preserving", self.drift[0]
-        if init == "clone" and self.tied:
-            return "not preserving", "a tied leaf can't share out its copies"
-        if init == "clone" and not self.divisible:
-            return "not preserving", "its consumers aren't linear in their leaves"
+        recipe = self.recipe(init)
+        if recipe.exactness == "not preserving":
+            return recipe.exactness, recipe.why
+        if init == "closed" and self.gateable == "no":
+            return "not preserving", "; ".join(self.ungateable)
         if init == "drawn":
             return "not preserving", "newborns are random: exact behind a gate at 0"
         if init in ("zero_out", "clone", "closed"):
-            return "exact", ""
+            return recipe.exactness, recipe.why
         return "not preserving", "a function's newborns aren't known to be silent"
 
 
@@ -270,18 +312,27 @@ def _measure(layout: Layout, sizes: Mapping[int, Any]) -> Any:
     return sum(_measure(s, sizes) for s in layout.segments)
 
 
+def _exact(width: Width, init: str) -> str:
+    """The init as the table names it, or nothing if it isn't exact."""
+    exactness, _ = width.exactness(init)
+    if exactness == "not preserving":
+        return ""
+    name = f"{init} (x2, x3, ...)" if width.recipe(init).whole else init
+    return name if exactness == "exact" else f"{name} (nearly)"
+
+
 def table(anatomy: Anatomy) -> str:
     """The widths, then what can't change, then what to look at."""
     rows = [("width", "size", "growable", "gateable", "exact inits", "members")]
     for w in anatomy.all_widths:
-        exact = [i for i in ("zero_out", "clone") if w.exactness(i)[0] == "exact"]
+        exact = [_exact(w, i) for i in ("zero_out", "clone")]
         members = ", ".join(
             f"{m.path}:{m.axis}{'*' if i in w.cover else ''}"
             for i, m in enumerate(w.members)
         )
         growable = "yes" if w.growable else "no"
-        inits = ", ".join(exact) if w.growable and exact else "-"
-        rows.append((w.name, str(w.size), growable, w.gateable, inits, members))
+        inits = ", ".join(filter(None, exact)) if w.growable else ""
+        rows.append((w.name, str(w.size), growable, w.gateable, inits or "-", members))
     sizes = [max(len(r[i]) for r in rows) for i in range(5)]
     lines = [
         "  ".join(

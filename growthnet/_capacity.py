@@ -188,7 +188,7 @@ def reserving(anatomy: Anatomy, sizes: Mapping[str, int]) -> Edit:
         for name in anatomy.match(pattern):
             width = anatomy.widths[name]
             if width.gateable == "no":
-                why = "; ".join((*width.reasons, *width.drift))
+                why = "; ".join(width.ungateable)
                 raise ValueError(f"{name!r} can't have closed units: {why}")
             if size < width.size:
                 raise ValueError(

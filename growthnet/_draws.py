@@ -82,8 +82,8 @@ def limit_table(size: int) -> np.ndarray:
 
 def fill_value(member: Member, leaf: Leaf) -> float:
     """What a closed slot holds: 1 in scales and variances, else 0."""
-    scale = "scale" in member.roles and len(leaf.shape) == 1
-    return 1.0 if scale else 0.0
+    scale = leaf.scale and len(leaf.shape) - len(leaf.stacks) == 1
+    return 1.0 if scale and {"scale", "stack"} & set(member.roles) else 0.0
 
 
 def drawn_scale(
@@ -101,10 +101,13 @@ def drawn_scale(
         return member.leaf, ()
     if "scale" in member.roles:
         return None
+    if leaf.scale:
+        return None
     beside = container_of(leaf.path)
     for other in width.members:
         near = anatomy.leaves[other.leaf]
-        if "producer" in other.roles and container_of(near.path) == beside:
+        makes = {"producer", "stack"} & set(other.roles)
+        if makes and container_of(near.path) == beside:
             if near.fan_in:
                 return other.leaf, near.fan_in
     return None

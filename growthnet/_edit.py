@@ -11,12 +11,17 @@ from jax.core import Tracer
 
 from ._anatomy import Anatomy, Exactness, Width
 from ._inits import Clone, Init, inverse_pair, kind_of, pair_for, parse
+from ._layout import Place
 from ._maps import axis_edit, LeafEdit, MapPair
 from ._newborns import newborn_entries
 from ._optimizer import move_state
 from ._paths import array_leaves, map_arrays
-from ._statics import retuned, untrue_fields
+from ._statics import modules, retuned, untrue_fields
 from ._trace import fields_at
+
+
+Key = tuple[int, int, Place]
+"""A member: leaf, axis, place."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +51,8 @@ class Edit:
 
     - `before`, `after`: the anatomies. `after` equals a fresh trace of the result.
     - `changes`: per width, what happens and whether the function stays as it is.
+    - `factors`, `fields`: members and static numbers that are multiplied so that the
+        function stays, by `(leaf, axis, place)` and by `(module path, field)`.
     - `renames`: names that changed; empty for widths, depth edits fill it.
     """
 
@@ -54,6 +61,8 @@ class Edit:
     init: Init
     changes: tuple[WidthChange, ...]
     pairs: Mapping[int, MapPair]
+    factors: Mapping[Key, float] = dataclasses.field(default_factory=dict)
+    fields: Mapping[tuple[str, str], float] = dataclasses.field(default_factory=dict)
     renames: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def __repr__(self) -> str:
@@ -73,9 +82,12 @@ class Edit:
         """What happens to each leaf that the edit touches, by path."""
         consumers: dict[tuple[int, int], set] = {}
         for width in self.before.all_widths:
-            for i in width.cover:
+            for i in width.copied.cover:
                 m = width.members[i]
                 consumers.setdefault((m.leaf, m.axis), set()).add(m.place)
+        factors: dict[tuple[int, int], dict[Place, float]] = {}
+        for (leaf, axis, place), factor in self.factors.items():
+            factors.setdefault((leaf, axis), {})[place] = factor
         edits = {}
         touched = {
             m.leaf
@@ -91,6 +103,7 @@ class Edit:
                         layout,
                         dict(self.pairs),
                         frozenset(consumers.get((i, axis), ())),
+                        factors.get((i, axis), {}),
                     )
                     for axis, layout in enumerate(leaf.layouts)
                 )
@@ -138,10 +151,20 @@ class Edit:
         ]
         placed = jax.device_put([new[p] for p in put])
         new.update(zip(put, placed, strict=True))
-        source = self.before.source
-        fields = fields_at(source.skeleton, source.found, self.after) if source else {}
+        fields = self._static_fields(tree)
         whole = len(arrays) == len(self.before.leaves)
         return retuned(tree, map_arrays(tree, new), fields, check=whole)
+
+    def _static_fields(self, tree: Any) -> dict[str, dict[str, Any]]:
+        """What no rule mends: integers found by search, and numbers that are scaled."""
+        source = self.before.source
+        fields = fields_at(source.skeleton, source.found, self.after) if source else {}
+        known = dict(modules(tree)) if self.fields else {}
+        for (path, field), factor in self.fields.items():
+            if path in known and isinstance(getattr(known[path], field), float):
+                value = getattr(known[path], field) * factor
+                fields.setdefault(path, {})[field] = value
+        return fields
 
     def transfer(
         self,
@@ -198,7 +221,9 @@ class Edit:
             for c in self.changes
         )
         pairs = {id: inverse_pair(pair) for id, pair in self.pairs.items()}
-        return Edit(self.after, self.before, "closed", changes, pairs)
+        factors = {key: 1 / factor for key, factor in self.factors.items()}
+        fields = {key: 1 / factor for key, factor in self.fields.items()}
+        return Edit(self.after, self.before, "closed", changes, pairs, factors, fields)
 
     def explain(self) -> str:
         """What will happen, in words: a line per width, members, sizes, fields."""
@@ -211,6 +236,12 @@ class Edit:
             lines.append(f"{c.name}: {c.old} -> {c.new}, {what}: {c.exactness}{why}")
             for member in self.before.widths[c.name].members:
                 lines.append(f"    {member}")
+        for (leaf, axis, _), factor in self.factors.items():
+            path = self.before.leaves[leaf].path
+            lines.append(f"multiplied by {factor:.6g}: {path} along axis {axis}")
+        for (path, field), factor in self.fields.items():
+            name = f"{path}.{field}" if path else field
+            lines.append(f"multiplied by {factor:.6g}: {name}")
         before, after = self.before.params(), self.after.params()
         lines.append(f"parameters: {before} -> {after}")
         if isinstance(self.init, Clone) and not self.init.separates:
@@ -264,6 +295,8 @@ def plan(
     targets = _targets(anatomy, sizes)
     kept = _kept(anatomy, targets, keep or {})
     changes, pairs = [], {}
+    factors: dict[Key, float] = {}
+    fields: dict[tuple[str, str], float] = {}
     for name, new in targets.items():
         width = anatomy.widths[name]
         survivors = kept[name]
@@ -274,11 +307,19 @@ def plan(
             raise ValueError(_refusal(width, change, init))
         changes.append(change)
         pairs[width.id] = pair_for(width.size, new, survivors, init)
+        recipe = width.recipe(kind_of(init))
+        for i, power in recipe.scales:
+            m = width.members[i]
+            factors[m.leaf, m.axis, m.place] = (new / width.size) ** power
+        for path, field, power in recipe.fields:
+            factor = fields.get((path, field), 1.0) * (new / width.size) ** power
+            fields[path, field] = factor
     sizes = {c.name: c.new for c in changes}
     after = anatomy.resized(sizes)
     if anatomy.source is not None:
-        after = dataclasses.replace(after, source=anatomy.source.at(anatomy, sizes))
-    return Edit(anatomy, after, init, tuple(changes), pairs)
+        source = anatomy.source.at(anatomy, sizes, fields)
+        after = dataclasses.replace(after, source=source)
+    return Edit(anatomy, after, init, tuple(changes), pairs, factors, fields)
 
 
 def _change(width: Width, new: int, keep: np.ndarray, init: Init) -> WidthChange:
@@ -288,7 +329,16 @@ def _change(width: Width, new: int, keep: np.ndarray, init: Init) -> WidthChange
         promise = ("not preserving", "what the removed units said is lost")
     elif new > len(kept):
         promise = width.exactness(kind_of(init))
+        if width.recipe(kind_of(init)).whole and not _equally(width.size, new, init):
+            promise = ("not preserving", _WHOLE.format(width.size))
     return WidthChange(width.name, width.size, new, kept, *promise)
+
+
+_WHOLE = "copies are exact only if every unit gets equally many: a multiple of {}"
+
+
+def _equally(old: int, new: int, init: Init) -> bool:
+    return new % old == 0 and isinstance(init, Clone) and init.sources is None
 
 
 def _refusal(width: Width, change: WidthChange, init: Init) -> str:
@@ -357,6 +407,11 @@ def _kept(
             raise ValueError(
                 f"keep[{name!r}] has {indices.size} indices up to "
                 f"{indices.max(initial=-1)}; at most {new} of 0..{old - 1} fit"
+            )
+        if anatomy.widths[name].ordered and (np.diff(indices) < 0).any():
+            raise ValueError(
+                f"keep[{name!r}] changes the order of layers; their order matters, so "
+                "give increasing indices"
             )
         kept[name] = indices
     return kept

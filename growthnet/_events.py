@@ -26,6 +26,8 @@ class Role(enum.StrEnum):
     OFFSET = "offset"
     SCALE = "scale"
     FACTOR = "factor"
+    LOOKUP = "lookup"  # its rows are picked by index
+    STACK = "stack"  # its units are layers, one after another
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -94,25 +96,48 @@ class Touch:
 
 
 @dataclasses.dataclass(frozen=True)
-class Side:
-    kind: Kind
-    spots: tuple[Spot, ...]
-    zeroable: bool
-    linear: bool
-
-
-@dataclasses.dataclass(frozen=True)
 class Contraction:
+    """Two axes are summed against each other: axis `dims[k]` of `values[k]`."""
+
     node: Node
-    sides: tuple[Side, Side]
+    values: tuple[Value, Value]
+    dims: tuple[int, int]
     line: str
 
 
 @dataclasses.dataclass(frozen=True)
 class Reduction:
+    """An axis goes, or its units are looked at together. `how` is the primitive, or
+    `"undefined"` where a function needn't be finite for new units, `"singular"` where
+    it isn't for closed ones."""
+
     node: Node
+    value: Value
     what: str
+    how: str
     line: str
 
 
-Event = Rigid | Interface | Touch | Contraction | Reduction
+@dataclasses.dataclass(frozen=True, eq=False)
+class Number:
+    """An inexact number of the program, in the order of reading. Those that change
+    with a width are baked."""
+
+    value: Value
+    name: str
+    x: float
+    line: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Stack:
+    """Layers along an axis. `cover`: the leaves whose zeros make a layer the identity;
+    `None` where none do, and `why`."""
+
+    node: Node
+    cover: tuple[int, ...] | None
+    why: str
+    line: str
+
+
+Event = Stack | Rigid | Interface | Touch | Contraction | Reduction

@@ -90,7 +90,7 @@ def gate(net: Any, anatomy: Anatomy, gates: Mapping[str, Any]) -> Any:
 
 def _checked_gate(width: Width, values: Any) -> Any:
     if width.gateable == "no":
-        why = "; ".join((*width.reasons, *width.drift))
+        why = "; ".join(width.ungateable)
         raise ValueError(f"{width.name!r} can't be gated: {why}")
     if values.shape != (width.size,):
         raise ValueError(

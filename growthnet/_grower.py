@@ -133,10 +133,7 @@ class Grower:
         matched = anatomy.match(self.widths) if anatomy.widths else ()
         names = [n for n in matched if anatomy.widths[n].gateable != "no"]
         if not names and not _static(self.policy):
-            why = "; ".join(
-                f"{n}: {(*anatomy.widths[n].reasons, *anatomy.widths[n].drift)[0]}"
-                for n in matched
-            )
+            why = "; ".join(f"{n}: {anatomy.widths[n].ungateable[0]}" for n in matched)
             raise ValueError(
                 f"no width matching {self.widths!r} can grow in a run: "
                 f"{why or 'the network has no hidden width'}"

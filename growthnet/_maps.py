@@ -15,7 +15,8 @@ gradient map of a consumer is `produce`. Optimizer moments follow these.
 
 import dataclasses
 import functools as ft
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 
@@ -72,6 +73,12 @@ class UnitMap:
             and bool((self.cols == np.arange(self.new)).all())
         )
 
+    def times(self, factor: float) -> "UnitMap":
+        """The same map with all its weights multiplied."""
+        if factor == 1:
+            return self
+        return dataclasses.replace(self, weights=self.weights * factor)
+
     def power(self, power: int) -> "UnitMap":
         """The same map with its weights raised: second moments go with c squared."""
         if power == 1:
@@ -125,32 +132,46 @@ class MapPair:
 
 
 @dataclasses.dataclass(frozen=True)
+class PlaceEdit:
+    """What an edit does to one member: its pair, whether it takes the consumers' map,
+    and a factor for all its entries. Where an entry is multiplied by c and the function
+    stays, its gradient is divided by c."""
+
+    place: Place
+    pair: MapPair
+    consumer: bool
+    factor: float = 1.0
+
+    def map(self, gradient: bool, power: int) -> UnitMap:
+        unit_map = self.pair.consume if self.consumer != gradient else self.pair.produce
+        factor = 1 / self.factor if gradient else self.factor
+        return unit_map.times(factor).power(power)
+
+
+@dataclasses.dataclass(frozen=True)
 class AxisEdit:
-    """What an edit does to one axis of one leaf: per place, the pair and whether the
-    member is a consumer there. Axes that aren't edited have no `places`."""
+    """What an edit does to one axis of one leaf. Axes that aren't edited have no
+    `places`."""
 
     layout: Layout
-    places: tuple[tuple[Place, MapPair, bool], ...] = ()
+    places: tuple[PlaceEdit, ...] = ()
 
     @property
     def touched(self) -> bool:
         return any(
-            not (pair.produce.is_identity and pair.consume.is_identity)
-            for _, pair, _ in self.places
+            not (p.pair.produce.is_identity and p.pair.consume.is_identity)
+            or p.factor != 1
+            for p in self.places
         )
 
     @ft.cached_property
     def new_size(self) -> int:
-        news = {p: pair.produce.new for p, pair, _ in self.places}
+        news = {p.place: p.pair.produce.new for p in self.places}
         vector = spread(self.layout, lambda p, a: np.empty(news.get(p, a.size), bool))
         return int(vector.size)
 
     def _maps(self, gradient: bool, power: int) -> dict[Place, UnitMap]:
-        maps = {}
-        for place, pair, consumer in self.places:
-            unit_map = pair.consume if consumer != gradient else pair.produce
-            maps[place] = unit_map.power(power)
-        return maps
+        return {p.place: p.map(gradient, power) for p in self.places}
 
     def apply(
         self, array: np.ndarray, axis: int, *, gradient: bool = False, power: int = 1
@@ -242,13 +263,19 @@ class LeafEdit:
 
 
 def axis_edit(
-    layout: Layout, pairs: dict[int, MapPair], consumers: frozenset[Place]
+    layout: Layout,
+    pairs: dict[int, MapPair],
+    consumers: frozenset[Place],
+    factors: Mapping[Place, float] = MappingProxyType({}),
 ) -> AxisEdit:
-    """The edit of one axis, given the pairs by atom id."""
+    """The edit of one axis, given the pairs by atom id, which places take the
+    consumers' map, and the factors of places that are scaled."""
     return AxisEdit(
         layout,
         tuple(
-            (place, pairs[atom.id], place in consumers)
+            PlaceEdit(
+                place, pairs[atom.id], place in consumers, factors.get(place, 1.0)
+            )
             for place, atom in occurrences(layout)
             if atom.id in pairs
         ),

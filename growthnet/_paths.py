@@ -44,6 +44,12 @@ def container_of(path: str) -> str:
     return path.rpartition(".")[0]
 
 
+def within(path: str, container: str) -> bool:
+    """Is a leaf, or a container, inside a container (or the same)?"""
+    start = (f"{container}.", f"{container}[")
+    return not container or path == container or path.startswith(start)
+
+
 def array_leaves(tree: Any) -> dict[str, Any]:
     """The array leaves of a tree by name, in leaf order."""
     leaves, _ = jtu.tree_flatten_with_path(tree)

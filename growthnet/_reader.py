@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax.extend.core as jexc
+import jax.numpy as jnp
 import numpy as np
 
 from ._events import (
@@ -22,41 +23,20 @@ from ._events import (
     Event,
     Interface,
     Kind,
+    Number,
     Origin,
     Reduction,
     Rigid,
     Role,
-    Side,
     Spot,
     Touch,
     Value,
 )
+from ._tape import Step, Tape
 from ._unify import Node, Solver
 
 
 _HERE = os.path.dirname(__file__).replace(os.sep, "/") + "/"
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Step:
-    """One equation as it was read. `bodies` are the programs inside it, in the order
-    of its parameters (a scan's body, a conditional's branches)."""
-
-    eqn: Any
-    ins: tuple[Value, ...]
-    outs: tuple[Value, ...]
-    bodies: tuple["Tape", ...]
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Tape:
-    """A program as it was read: its equations with the values that went in and out."""
-
-    jaxpr: Any
-    consts: tuple[Any, ...]
-    args: tuple[Value, ...]
-    steps: list[Step]
-    outs: list[Value]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +47,7 @@ class Reading:
     solver: Solver
     leaves: tuple[tuple[Node, ...], ...]
     events: tuple[Event, ...]
-    numbers: tuple[tuple[str, float, str], ...]
+    numbers: tuple[Number, ...]
     unknown: tuple[str, ...]
     tape: Tape
 
@@ -81,7 +61,7 @@ class Reader:
     def __init__(self, rules: dict[str, Rule]):
         self.rules = rules
         self.events: list[Event] = []
-        self.numbers: list[tuple[str, float, str]] = []
+        self.numbers: list[Number] = []
         self.unknown: dict[str, None] = {}
         self.solver = Solver(lambda node, why: self.rigid(node, why))
         self._stack: list[Any] = []
@@ -101,6 +81,11 @@ class Reader:
     def tape(self) -> Tape:
         """The whole program, once it was run."""
         return self._bodies[0][0]
+
+    @property
+    def latest(self) -> Tape:
+        """The body of the current equation that was read last."""
+        return self._bodies[-1][-1]
 
     @property
     def outputs(self) -> Sequence[Any]:
@@ -128,14 +113,14 @@ class Reader:
     def contract(self, a: Value, i: int, b: Value, j: int) -> None:
         """Axis `i` of `a` is summed against axis `j` of `b`."""
         self.solver.unify(a.dims[i], b.dims[j])
-        sides = (
-            Side(a.kind, spots(a, i), a.zeroable, a.linear),
-            Side(b.kind, spots(b, j), b.zeroable, b.linear),
-        )
-        self.events.append(Contraction(a.dims[i], sides, self.line))
+        self.events.append(Contraction(a.dims[i], (a, b), (i, j), self.line))
 
-    def reduce(self, value: Value, dim: int, what: str) -> None:
-        self.events.append(Reduction(value.dims[dim], what, self.line))
+    def reduce(self, value: Value, dim: int, what: str, how: str = "") -> None:
+        """The units of `value`'s axis `dim` are looked at together. `how` names the
+        primitive if it is one of the usual reductions; `"undefined"` says that a
+        function needn't be finite for units whose numbers are random, `"singular"`
+        that it isn't for those that hold zeros."""
+        self.events.append(Reduction(value.dims[dim], value, what, how, self.line))
 
     def absorb(self, value: Value) -> None:
         """A value of parameters becomes part of an activation."""
@@ -180,7 +165,6 @@ class Reader:
         for eqn in jaxpr.eqns:
             self._stack.append(eqn)
             self._bodies.append([])
-            self._note_numbers(eqn)
             values = tuple(look(v) for v in eqn.invars)
             rule = self.rules.get(eqn.primitive.name, unknown_primitive)
             results = rule(self, eqn, values)
@@ -201,11 +185,15 @@ class Reader:
             literal = constant if isinstance(constant, bool | int | float) else None
             if literal is None and isinstance(constant, np.generic | np.ndarray):
                 literal = np.asarray(constant).item()
-            return Value((), Kind.CONST, literal=literal)
+            value = Value((), Kind.CONST, literal=literal)
+            self._note_number(value, constant)
+            return value
         value = Value(self.dims(shape), Kind.CONST)
         try:
             flat = np.asarray(constant).reshape(-1)
             uniform = flat.size == 0 or bool((flat == flat[0]).all())
+            if uniform and flat.size:
+                self._note_number(value, flat[0])
         except Exception:  # typed keys and the like
             uniform = True
         if not uniform:
@@ -213,13 +201,12 @@ class Reader:
                 self.rigid(node, "a constant array of the program has this axis")
         return value
 
-    def _note_numbers(self, eqn: Any) -> None:
-        """Remembers the inexact scalars: those that change with a width are baked."""
-        for atom in eqn.invars:
-            if isinstance(atom, jexc.Literal) and np.shape(atom.val) == ():
-                if np.issubdtype(np.asarray(atom.val).dtype, np.inexact):
-                    number = (eqn.primitive.name, float(atom.val), self.line)
-                    self.numbers.append(number)
+    def _note_number(self, value: Value, x: Any) -> None:
+        """Remembers the inexact numbers: those that change with a width are baked."""
+        dtype = x.dtype if hasattr(x, "dtype") else np.asarray(x).dtype
+        if jnp.issubdtype(dtype, jnp.inexact):
+            name = self._stack[-1].primitive.name if self._stack else "a constant"
+            self.numbers.append(Number(value, name, float(np.real(x)), self.line))
 
 
 def unknown_primitive(reader: Reader, eqn: Any, values: tuple[Value, ...]):

@@ -13,6 +13,9 @@ from typing import Any, TypeAlias
 import equinox as eqx
 import jax.tree_util as jtu
 
+from ._anatomy import Anatomy
+from ._paths import within
+
 
 StaticsRule: TypeAlias = Callable[[Any, Any], Mapping[str, Any]]
 """`(old module, new module) -> fields to set`: the new one has its new arrays."""
@@ -108,13 +111,9 @@ def _retuned(old: Any, new: Any, found: Mapping[str, Any], path: str) -> Any:
             mended = _retuned(getattr(old, field.name), value, found, child)
             if mended is not value:
                 updates[field.name] = mended
-        new = _with_fields(new, updates)
-        updates = {
-            name: value
-            for name, value in {**_rule(old, new), **found.get(path, {})}.items()
-            if getattr(new, name) != value
-        }
-        return _with_fields(new, updates)
+        # Rules see what was found (a number of heads), which shapes don't tell.
+        new = _with_fields(new, {**updates, **_changes(new, found.get(path, {}))})
+        return _with_fields(new, _changes(new, _rule(old, new)))
     if isinstance(new, tuple | list):
         parts = [
             _retuned(a, b, found, f"{path}[{i}]")
@@ -132,16 +131,15 @@ def _retuned(old: Any, new: Any, found: Mapping[str, Any], path: str) -> Any:
     return new
 
 
+def _changes(module: Any, fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {n: v for n, v in fields.items() if getattr(module, n) != v}
+
+
 def _rule(old: Any, new: Any) -> Mapping[str, Any]:
     for cls in type(new).__mro__:
         if cls in _RULES:
             return _RULES[cls](old, new)
     return {}
-
-
-def has_rule(module: Any) -> bool:
-    """Does this module's class, or a base of it, have a statics rule?"""
-    return any(cls in _RULES for cls in type(module).__mro__)
 
 
 def _with_fields(module: Any, updates: Mapping[str, Any]) -> Any:
@@ -176,16 +174,42 @@ def modules(tree: Any, path: str = ""):
             yield from modules(child, f"{path}.{k}" if path else str(k))
 
 
-def static_ints(module: Any):
-    """`(field, index, value)` of a module's integer fields and tuples of integers."""
+def unowned_ints(module: Any):
+    """`(field, index, value)` of a module's integer fields and tuples of integers, but
+    for those that a rule looks after."""
+    owned = _rule(module, module)
     for field in dataclasses.fields(module):
         value = getattr(module, field.name, None)
+        if field.name in owned:
+            continue
         if isinstance(value, int) and not isinstance(value, bool):
             yield field.name, None, value
         elif isinstance(value, tuple):
             for i, item in enumerate(value):
                 if isinstance(item, int) and not isinstance(item, bool):
                     yield field.name, i, item
+
+
+def static_floats(module: Any):
+    """`(field, value)` of a module's fields that hold a Python float."""
+    for field in dataclasses.fields(module):
+        value = getattr(module, field.name, None)
+        if isinstance(value, float):
+            yield field.name, value
+
+
+def guesses(tree: Any, anatomy: Anatomy) -> list[Found]:
+    """Integer fields that equal just one width among their module's own leaves."""
+    found: list[Found] = []
+    for path, module in modules(tree):
+        ids: dict[int, set[int]] = {}
+        for width in anatomy.all_widths:
+            if width.growable and any(within(m.path, path) for m in width.members):
+                ids.setdefault(width.size, set()).add(width.id)
+        for field, index, value in unowned_ints(module):
+            if len(ids.get(value, ())) == 1:
+                found.append((path, field, index, next(iter(ids[value]))))
+    return found
 
 
 def _mlp(old: Any, new: Any) -> dict[str, Any]:

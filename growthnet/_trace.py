@@ -1,27 +1,21 @@
-"""`trace`: read a network, then read it again at other sizes.
-
-The second reading is what makes the anatomy trustworthy. The network is rebuilt
-abstractly with every growable width a little larger; if it then reads as the layouts
-predict, no size was hard-coded on the way. Numbers of the program that changed with it
-(the d of `1/sqrt(d)`, the n of a mean) are baked into the function's values: growing
-such a width can't be exact.
-"""
+"""`trace`: read a network; `_certify` then reads it again at other sizes."""
 
 import dataclasses
 import inspect
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.tree_util as jtu
 
-from ._anatomy import Anatomy, Width
+from ._anatomy import Anatomy
+from ._certify import certified, First
+from ._facts import Facts
 from ._paths import array_leaves, is_array, join, key_names, map_arrays
 from ._reader import error_line, read
-from ._resolve import resolve, with_gateable
+from ._resolve import resolve
 from ._rules import RULES
-from ._statics import Found, has_rule, modules, retuned, static_ints
+from ._statics import Found, modules, retuned
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -34,8 +28,14 @@ class Source:
     args: tuple[Any, ...]
     found: tuple[Found, ...] = ()
 
-    def at(self, anatomy: Anatomy, sizes: Mapping[str, int]) -> "Source":
-        """The source of the network at other sizes."""
+    def at(
+        self,
+        anatomy: Anatomy,
+        sizes: Mapping[str, int],
+        scaled: Mapping[tuple[str, str], float] | None = None,
+    ) -> "Source":
+        """The source of the network at other sizes; `scaled` are static numbers, by
+        module path and field, with their factors."""
         after = anatomy.resized(sizes)
         arrays = {
             leaf.path: _like(old, leaf.shape)
@@ -44,9 +44,11 @@ class Source:
             )
         }
         new = map_arrays(self.skeleton, arrays)
-        skeleton = retuned(
-            self.skeleton, new, fields_at(self.skeleton, self.found, after)
-        )
+        fields = fields_at(self.skeleton, self.found, after)
+        known = dict(modules(self.skeleton)) if scaled else {}
+        for (path, field), factor in (scaled or {}).items():
+            fields.setdefault(path, {})[field] = getattr(known[path], field) * factor
+        skeleton = retuned(self.skeleton, new, fields)
         return dataclasses.replace(self, skeleton=skeleton)
 
 
@@ -109,13 +111,13 @@ def trace(
         raise ValueError("the network has no arrays; pass the network itself, not None")
     source = Source(_abstract(net), call, tuple(map(_abstract, example_args)))
     try:
-        first, numbers = _read(source)
+        first = _read(source)
     except Exception as error:
         where = f" (at {error_line(error)})" if error_line(error) else ""
         raise ValueError(
             f"the network can't be called with these arguments{where}: {error}"
         ) from error
-    return _certified(first, source, numbers)
+    return certified(first, _read)
 
 
 def _call_it(net: Any, *args: Any) -> Any:
@@ -135,8 +137,8 @@ def _like(old: Any, shape: tuple[int, ...]) -> Any:
     return old if old.shape == shape else jax.ShapeDtypeStruct(shape, old.dtype)
 
 
-def _read(source: Source) -> tuple[Anatomy, list[tuple[str, float, str]]]:
-    """One reading of a network: its anatomy and the numbers in the program."""
+def _read(source: Source) -> First:
+    """Reads a network once."""
     net_leaves, net_def = jtu.tree_flatten(source.skeleton)
     arg_leaves, arg_def = jtu.tree_flatten(source.args)
     net_at = [i for i, leaf in enumerate(net_leaves) if is_array(leaf)]
@@ -161,8 +163,8 @@ def _read(source: Source) -> tuple[Anatomy, list[tuple[str, float, str]]]:
     reading = read(closed, len(net_at), RULES, names)
     arrays = array_leaves(source.skeleton)
     dtypes = [str(a.dtype) for a in arrays.values()]
-    anatomy = resolve(reading, list(arrays), dtypes)
-    return anatomy, list(reading.numbers)
+    facts = Facts(reading)
+    return First(source, resolve(facts, list(arrays), dtypes), facts)
 
 
 def _argument_names(source: Source) -> list[str]:
@@ -182,105 +184,3 @@ def _argument_names(source: Source) -> list[str]:
             if is_array(leaf):
                 names.append(f"`{name}{join(key_names(path))}`")
     return names
-
-
-# --- the second reading
-
-
-def _certified(
-    anatomy: Anatomy, source: Source, numbers: list[tuple[str, float, str]]
-) -> Anatomy:
-    """Reads again with every width larger; where that fails, width by width."""
-    names = [w.name for w in anatomy.all_widths if w.growable]
-    if not names:
-        return dataclasses.replace(anatomy, source=source)
-    everything = _probe(anatomy, source, names)
-    if isinstance(everything, list) and everything == numbers:
-        return dataclasses.replace(anatomy, source=source)
-    widths = []
-    for width in anatomy.all_widths:
-        if width.growable:
-            source, width = _certified_width(anatomy, source, numbers, width)
-        widths.append(width)
-    return dataclasses.replace(anatomy, all_widths=tuple(widths), source=source)
-
-
-def _certified_width(
-    anatomy: Anatomy,
-    source: Source,
-    numbers: list[tuple[str, float, str]],
-    width: Width,
-) -> tuple[Source, Width]:
-    result = _probe(anatomy, source, [width.name])
-    if isinstance(result, str):
-        found = _search(anatomy, source, width)
-        if found is None:
-            reason = f"the program doesn't work with another size: {result}"
-            stuck = dataclasses.replace(
-                width, growable=False, reasons=(*width.reasons, reason)
-            )
-            return source, with_gateable(stuck)
-        source = dataclasses.replace(source, found=(*source.found, *found))
-        result = _probe(anatomy, source, [width.name])
-        assert not isinstance(result, str)
-    drift = _baked(numbers, result)
-    if drift:
-        texts = tuple(dict.fromkeys((*width.drift, *drift)))
-        width = with_gateable(dataclasses.replace(width, drift=texts))
-    return source, width
-
-
-def _probe(
-    anatomy: Anatomy, source: Source, names: Sequence[str]
-) -> list[tuple[str, float, str]] | str:
-    """The numbers of the program with these widths larger, or why it doesn't read."""
-    # More than doubled, and each by another step: a size that the code computes from
-    # others (`n // 2`, `n // 16`) can't come out right by chance.
-    sizes = {n: 2 * anatomy.widths[n].size + 1 + 3 * i for i, n in enumerate(names)}
-    try:
-        again, numbers = _read(source.at(anatomy, sizes))
-    except Exception as error:
-        text = (str(error).strip().splitlines() or [""])[0][:200]
-        # Without its numbers, which are those of the second reading.
-        text = f"{type(error).__name__}: {re.sub(r'[0-9]+', 'n', text)}"
-        line = error_line(error)
-        return f"{text}, at {line}" if line else text
-    if again != anatomy.resized(sizes):
-        return "a size is fixed in the code (the axes don't come out as they should)"
-    return numbers
-
-
-def _baked(
-    before: Sequence[tuple[str, float, str]], after: Sequence[tuple[str, float, str]]
-) -> list[str]:
-    """Numbers that changed with the size."""
-    if len(before) != len(after):
-        return ["the program itself changes with the size"]
-    return [
-        f"a number depends on the size: in `{name}`, at {line}"
-        for (name, x, line), (_, y, _) in zip(before, after, strict=True)
-        if x != y
-    ]
-
-
-def _search(anatomy: Anatomy, source: Source, width: Width) -> list[Found] | None:
-    """Static integers that follow this width: all that equal its size, then each.
-
-    Accepted only where the network then reads as predicted, so a field that equals the
-    size by chance (the number of spatial dimensions, a kernel size) is put back.
-    """
-    candidates: list[Found] = [
-        (path, field, index, width.id)
-        for path, module in modules(source.skeleton)
-        if not has_rule(module)
-        for field, index, value in static_ints(module)
-        if value == width.size
-    ]
-    attempts = [candidates, *([c] for c in candidates)]
-    for attempt in attempts:
-        if not attempt:
-            continue
-        trial = dataclasses.replace(source, found=(*source.found, *attempt))
-        if not isinstance(_probe(anatomy, trial, [width.name]), str):
-            return attempt
-    return None

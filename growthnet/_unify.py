@@ -95,14 +95,20 @@ class Solver:
             return Prod(tuple(self.layout(f, identify) for f in factors))
         return Sum(tuple(self.layout(s, identify) for s in self.segments(node)))
 
-    def atoms(self, node: Node) -> list[Node]:
-        """The unrefined nodes inside a node, each once, left to right."""
+    def parts(self, node: Node) -> list[Node]:
+        """The factors or the segments of a node; none of an atom."""
         node = self.find(node)
         if node.form is None:
-            return [node]
-        parts = (
+            return []
+        return (
             self.factors(node) if isinstance(node.form, _Prod) else self.segments(node)
         )
+
+    def atoms(self, node: Node) -> list[Node]:
+        """The unrefined nodes inside a node, each once, left to right."""
+        parts = self.parts(node)
+        if not parts:
+            return [self.find(node)]
         return list(dict.fromkeys(a for p in parts for a in self.atoms(p)))
 
     # --- building

@@ -313,7 +313,7 @@ def leaf_edits(draw) -> LeafEdit:
     edits = []
     for _ in range(draw(st.integers(1, 2))):
         layout = draw(st.sampled_from(LAYOUTS))
-        places = [p for p, _, _ in axis_edit(layout, known, frozenset()).places]
+        places = [p.place for p in axis_edit(layout, known, frozenset()).places]
         consumers = frozenset(p for p in places if draw(st.booleans()))
         edits.append(axis_edit(layout, known, consumers))
     return LeafEdit(tuple(edits))
@@ -321,7 +321,8 @@ def leaf_edits(draw) -> LeafEdit:
 
 def matrix_of(edit: AxisEdit, *, gradient: bool, power: int) -> np.ndarray:
     matrices = {}
-    for place, pair, consumer in edit.places:
+    for part in edit.places:
+        place, pair, consumer = part.place, part.pair, part.consumer
         chosen = pair.consume if consumer != gradient else pair.produce
         powered = UnitMap(
             chosen.old, chosen.new, chosen.rows, chosen.cols, chosen.weights**power
@@ -355,9 +356,11 @@ def test_leaf_marks_join_the_marks_of_units(edit: LeafEdit):
         unmarked = np.ones(())
         for part in edit.axes:
             vectors = {}
-            for place, pair, consumer in part.places:
-                chosen = pair.consume if consumer != gradient else pair.produce
-                vectors[place] = 1.0 - getattr(chosen, what)
+            for member in part.places:
+                pair = member.pair
+                consumes = member.consumer != gradient
+                chosen = pair.consume if consumes else pair.produce
+                vectors[member.place] = 1.0 - getattr(chosen, what)
             unmarked = np.multiply.outer(unmarked, _ones(part.layout, vectors))
         return unmarked == 0
 
@@ -468,7 +471,7 @@ def test_gradients_of_the_new_network_are_the_mapped_gradients(
 ):
     known = {atom.id: data.draw(preserving(atom.size, kind)) for atom in (H, D)}
     writes = axis_edit(layout, known, frozenset())
-    reads = axis_edit(layout, known, frozenset(p for p, _, _ in writes.places))
+    reads = axis_edit(layout, known, frozenset(p.place for p in writes.places))
     inputs, outputs = AxisEdit(Atom(8, 3)), AxisEdit(Atom(9, 2))
     first, second = LeafEdit((writes, inputs)), LeafEdit((outputs, reads))
     generator = np.random.default_rng(seed)

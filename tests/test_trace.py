@@ -191,19 +191,20 @@ def test_an_order_of_units_is_rigid_with_its_line():
     assert "test_trace.py" in width.reasons[0] and "(ordered)" in width.reasons[0]
 
 
-def looped(net, x):
-    def body(carry, _):
-        return jnp.tanh(net[1] @ carry), None
+mystery_p = jax.extend.core.Primitive("mystery")
+mystery_p.def_abstract_eval(lambda x: x)
 
-    return net[2] @ jax.lax.scan(body, net[0] @ x, None, length=3)[0]
+
+def mysterious(net, x):
+    return net[2] @ mystery_p.bind(net[1] @ jnp.tanh(net[0] @ x))
 
 
 def test_an_unknown_primitive_is_rigid_and_named():
     net = [normal(8, 4), normal(8, 8), normal(2, 8)]
-    anatomy = gn.trace(net, normal(4), call=looped)
-    assert sizes(anatomy) == {}
-    assert any("`scan` isn't understood" in r for r in anatomy.widths["[0]"].reasons)
-    assert "the primitive `scan` isn't understood" in anatomy.warnings
+    anatomy = gn.trace(net, normal(4), call=mysterious)
+    assert sizes(anatomy) == {"[0]": 8}
+    assert any("`mystery` isn't understood" in r for r in anatomy.widths["[1]"].reasons)
+    assert "the primitive `mystery` isn't understood" in anatomy.warnings
 
 
 def test_a_size_fixed_in_the_code_is_rigid():

@@ -4,6 +4,7 @@ from .._reader import Rule
 from ._calls import CALLS
 from ._contract import CONTRACTIONS
 from ._elementwise import ELEMENTWISE
+from ._loops import LOOPS
 from ._position import POSITIONS
 from ._reduce import REDUCTIONS
 from ._shape import SHAPES
@@ -16,4 +17,5 @@ RULES: dict[str, Rule] = {
     **REDUCTIONS,
     **POSITIONS,
     **CALLS,
+    **LOOPS,
 }

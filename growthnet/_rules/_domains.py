@@ -35,7 +35,8 @@ def note_partial(reader: Reader, name: str, eqn: Any, values: Sequence[Value]) -
     if value.kind != Kind.ACT or (value.positive and name not in _NEVER):
         return
     for dim in range(len(value.dims)):
-        reader.reduce(value, dim, f"`{name}` needn't be finite for new or closed units")
+        why = f"`{name}` needn't be finite for new or closed units"
+        reader.reduce(value, dim, why, "undefined")
 
 
 def signs(name: str, eqn: Any, values: Sequence[Value]) -> str | None:

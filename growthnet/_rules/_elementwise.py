@@ -7,16 +7,10 @@ import numpy as np
 
 from .._events import Kind, Origin, Role, Value
 from .._reader import Reader, Rule, spots
+from .._silence import ZERO_TO_ZERO
 from ._domains import note_partial, signs
 
 
-# f(0) = 0: a leaf's zeros come through as zeros.
-_ZERO_TO_ZERO = set(
-    "abs asin asinh atan atanh cbrt ceil conj convert_element_type copy copy_p "
-    "erf expm1 floor imag integer_pow log1p neg optimization_barrier real "
-    "reduce_precision round sharding_constraint sign sin sinh sqrt square "
-    "stop_gradient tan tanh device_put name".split()
-)
 _OTHER_UNARY = set(
     "acos acosh bitcast_convert_type cos cosh digamma erf_inv erfc exp exp2 "
     "bessel_i0e bessel_i1e bessel_i0 bessel_i1 is_finite lgamma log logistic not "
@@ -91,7 +85,7 @@ def _zeroable(name: str, values: Sequence[Value]) -> bool:
     leaves = [v for v in values if v.kind >= Kind.PARAM]
     if not leaves:
         return False
-    if name in _ZERO_TO_ZERO:
+    if name in ZERO_TO_ZERO:
         return leaves[0].zeroable
     if name == "mul":
         return all(v.zeroable for v in leaves)
@@ -129,7 +123,8 @@ def _note_singular(reader: Reader, name: str, values: Sequence[Value]) -> None:
     if value.kind >= Kind.PARAM and value.zeroable:
         for dim in range(len(value.dims)):
             if spots(value, dim):
-                reader.reduce(value, dim, f"`{name}` by what is 0 for a closed unit")
+                why = f"`{name}` by what is 0 for a closed unit"
+                reader.reduce(value, dim, why, "singular")
 
 
 _FOLDS = {
@@ -152,5 +147,5 @@ def _fold(name: str, values: Sequence[Value]) -> Any:
 
 
 ELEMENTWISE: dict[str, Rule] = dict.fromkeys(
-    _ZERO_TO_ZERO | _OTHER_UNARY | _SCALING | _COMBINING, elementwise
+    ZERO_TO_ZERO | _OTHER_UNARY | _SCALING | _COMBINING, elementwise
 )

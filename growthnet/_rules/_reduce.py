@@ -20,13 +20,21 @@ def reduction(reader: Reader, eqn: Any, values: tuple[Value, ...]) -> list[Value
             if value.kind == Kind.CONST:
                 continue
             if not (name == "reduce_sum" and _contracts(reader, value, axis)):
-                reader.reduce(value, axis, f"`{name}` goes over its units")
+                reader.reduce(value, axis, f"`{name}` goes over its units", name)
         kept = [d for d in range(len(value.dims)) if d not in axes]
         dims = tuple(value.dims[d] for d in kept)
         origins = moved_origins(value, {d: i for i, d in enumerate(kept)}, dims)
-        linear = value.linear and name == "reduce_sum"
+        keeps = name in ("reduce_sum", "reduce_max", "reduce_min", "reduce_prod")
         results.append(
-            Value(dims, value.kind, origins, zeroable=value.zeroable, linear=linear)
+            Value(
+                dims,
+                value.kind,
+                origins,
+                zeroable=value.zeroable,
+                linear=value.linear and name == "reduce_sum",
+                positive=value.positive and keeps,
+                nonnegative=value.nonnegative and keeps,
+            )
         )
     return results
 

@@ -48,8 +48,12 @@ def preservation(case: Case, resize: Resize, *, ops: Ops = OPS) -> None:
     for name, init in INITS.items():
         exact = {}
         for width, size in grown.items():
+            recipe = anatomy.widths[width].recipe(_kind(init))
             if anatomy.widths[width].exactness(_kind(init))[0] == "exact":
                 exact[width] = size
+                if recipe.whole and size % anatomy.widths[width].size:
+                    _must_refuse(case, anatomy, {width: size}, name, init, ops)
+                    exact[width] = 2 * anatomy.widths[width].size
             else:
                 _must_refuse(case, anatomy, {width: size}, name, init, ops)
         if not exact:
@@ -153,7 +157,11 @@ def symmetry(case: Case, resize: Resize, *, ops: Ops = OPS) -> None:
     """
     anatomy = read(case, ops)
     rng = np.random.default_rng([resize.seed, 3])
-    sizes = {w.name: w.size for w in anatomy.all_widths if w.growable and w.size > 1}
+    sizes = {
+        w.name: w.size
+        for w in anatomy.all_widths
+        if w.growable and w.size > 1 and not w.ordered
+    }
     if not sizes:
         return
     keep = {name: _permutation(rng, size) for name, size in sizes.items()}

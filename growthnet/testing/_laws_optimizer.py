@@ -16,7 +16,7 @@ from .._anatomy import Anatomy, Width
 from .._edit import Edit
 from .._layout import Atom, Place, spread
 from .._paths import join, key_names
-from ._measure import broken, told
+from ._measure import broken, clonable, told
 from ._networks import Case
 from ._ops import OPS, Ops, read
 from ._optimizers import make_optimizer, Optimizer
@@ -41,8 +41,7 @@ def optimizer_follows(
     """
     optimizer = optimizer or make_optimizer("adam")
     anatomy = read(case, ops)
-    tied = {w.name for w in anatomy.all_widths if w.tied}
-    cloned = {n: s for n, s in resize.sizes.items() if n not in tied}
+    cloned = clonable(anatomy, resize.sizes)
     for init, sizes in (("zero_out", resize.sizes), ("clone", cloned)):
         if not sizes or init == "clone" and not resize.grown(anatomy):
             continue

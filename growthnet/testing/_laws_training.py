@@ -15,7 +15,7 @@ import numpy as np
 from .._edit import Edit
 from .._inits import Clone
 from .._paths import array_leaves
-from ._measure import batched, broken, call_of, entries_of, told
+from ._measure import batched, broken, call_of, clonable, entries_of, told
 from ._networks import Case, draw_inputs
 from ._ops import OPS, Ops, read
 from ._resizes import Resize
@@ -42,7 +42,7 @@ def alive_newborns(case: Case, resize: Resize, *, ops: Ops = OPS) -> None:
     grown = {
         name: size
         for name, size in resize.grown(anatomy).items()
-        if not (anatomy.widths[name].tied or anatomy.widths[name].drift)
+        if anatomy.widths[name].exactness("zero_out")[0] == "exact"
     }
     if not grown:
         return
@@ -53,10 +53,13 @@ def alive_newborns(case: Case, resize: Resize, *, ops: Ops = OPS) -> None:
         what = f"{told(anatomy, grown)} by zero_out: {complaint}"
         raise broken("alive_newborns", case, what)
     for init in ("clone", Clone(split="equal", noise=0.3)):
-        split = ops.plan(anatomy, grown, init=init)
+        cloned = clonable(anatomy, grown)
+        if not cloned:
+            break
+        split = ops.plan(anatomy, cloned, init=init)
         complaint = trial.first_complaint(split, _inseparable)
         if complaint:
-            what = f"{told(anatomy, grown)} by {init}: {complaint}"
+            what = f"{told(anatomy, cloned)} by {init}: {complaint}"
             raise broken("alive_newborns", case, what)
     equal = ops.plan(anatomy, grown, init=Clone(split="equal"))
     if "never separate" not in equal.explain():

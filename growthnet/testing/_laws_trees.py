@@ -12,7 +12,7 @@ from .._edit import Edit
 from .._inits import Clone
 from .._paths import array_leaves
 from ._laws import small_noise
-from ._measure import broken, differing_leaf, told, tolerance
+from ._measure import broken, clonable, differing_leaf, told, tolerance
 from ._networks import Case
 from ._ops import OPS, Ops, read
 from ._resizes import Resize
@@ -50,7 +50,7 @@ def round_trip(case: Case, resize: Resize, *, ops: Ops = OPS) -> None:
             if difference:
                 what = f"{told(anatomy, grown)} by {name}, then {how}: {difference}"
                 raise broken("round_trip", case, what)
-    shared = {n: s for n, s in grown.items() if not anatomy.widths[n].tied}
+    shared = clonable(anatomy, grown)
     for init in (Clone(), Clone(split="equal", noise=0.1)):
         if shared:
             edit = ops.plan(anatomy, shared, init=init, allow_drift=True)

@@ -215,3 +215,15 @@ def told(anatomy: Anatomy, sizes: Mapping[str, int]) -> str:
     """`layers[0] 3 -> 4, layers[1] 3 -> 7`."""
     old = anatomy.sizes
     return ", ".join(f"{name} {old[name]} -> {new}" for name, new in sizes.items())
+
+
+def clonable(anatomy: Anatomy, sizes: Mapping[str, int]) -> dict[str, int]:
+    """The part of these changes that copies can make exactly: where every unit has to
+    be copied equally often, that many."""
+    changes = {}
+    for name, new in sizes.items():
+        width = anatomy.widths[name]
+        if width.exactness("clone")[0] == "exact":
+            grows = new > width.size and width.copied.whole
+            changes[name] = 2 * width.size if grows else new
+    return changes

@@ -1,0 +1,346 @@
+"""How a width grows without changing the function, if it can: two recipes per width.
+
+*Silent* growth (`zero_out`, and everything that opens and closes) zeroes a cover, so
+that new units say nothing wherever somebody sums over them or looks at them together.
+*Copied* growth (`clone`) shares the consumers of copies out. Where a number of the
+program or a sum goes with the size, both may need some members to be scaled: see
+`_degrees`.
+"""
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from fractions import Fraction
+
+from ._anatomy import Recipe, Width
+from ._degrees import Degrees, Inexact
+from ._events import Contraction, Kind, Number, Reduction, Role, Value
+from ._facts import Fact, Facts, Key, located
+from ._silence import any_of, Cause, UnitSilence
+
+
+Powers = Mapping[int, Fraction | None]
+"""For the numbers that go with a width's size, by the identity of their value: the
+power of new/old, or `None` if it isn't one."""
+
+_KEPT_BY_ZEROS = ("reduce_sum", "psum", "reduce_or")
+_KEPT_BY_COPIES = (
+    "reduce_sum",
+    "psum",
+    "reduce_max",
+    "reduce_min",
+    "reduce_or",
+    "reduce_and",
+    "undefined",
+)
+
+
+def with_recipes(
+    width: Width, facts: Facts, powers: Powers, numbers: Sequence[Number]
+) -> Width:
+    """The width with its recipes, and with what may gate it."""
+    if not width.growable:
+        return width
+    analysis = _Analysis(width, facts, powers, numbers)
+    silent, copied = analysis.silent(), analysis.copied()
+    width = dataclasses.replace(width, silent=silent, copied=copied)
+    gateable = "any" if analysis.gates_linearly(silent) else "binary"
+    if silent.exactness != "exact" or silent.drift:
+        gateable = "no"
+    return dataclasses.replace(width, gateable=gateable)
+
+
+class _Analysis:
+    def __init__(
+        self, width: Width, facts: Facts, powers: Powers, numbers: Sequence[Number]
+    ):
+        self.width, self.facts, self.powers, self.numbers = (
+            width,
+            facts,
+            powers,
+            numbers,
+        )
+        self.fact: Fact = facts.atoms[width.id]
+        self.keys = [(m.leaf, m.axis, m.place) for m in width.members]
+        self._silence: UnitSilence | None = None
+
+    # --- what both need
+
+    def count(self, value: Value, dims: Sequence[int]) -> int:
+        return self.facts.count(self.width.id, value, dims)
+
+    def members(self, value: Value, dims: Sequence[int]) -> frozenset[Key]:
+        return self.facts.members(self.fact, value, dims)
+
+    def zeroed(self, value: Value, dims: Sequence[int]) -> frozenset[Key] | None:
+        """The members whose zeros silence a value made of leaves."""
+        if value.kind not in (Kind.PARAM, Kind.ROWS) or not value.zeroable:
+            return None
+        return self.members(value, dims) or None
+
+    @property
+    def silence(self) -> UnitSilence:
+        """Walked only for widths that need it."""
+        if self._silence is None:
+            self._silence = UnitSilence(self.count, self.members)
+            self._silence.walk(self.facts.reading.tape)
+        return self._silence
+
+    def indices(self, keys: Iterable[Key]) -> tuple[int, ...]:
+        return tuple(sorted(self.keys.index(k) for k in keys))
+
+    @property
+    def baked(self) -> list[str]:
+        """The numbers that go with the size."""
+        return [
+            located(f"a number depends on the size: in `{n.name}`", n.line)
+            for n in self.numbers
+            if id(n.value) in self.powers
+        ]
+
+    def gates_linearly(self, recipe: Recipe) -> bool:
+        """Does a gate on the cover enter every contraction once?"""
+        cover = frozenset(self.keys[i] for i in recipe.cover)
+        return not any(
+            self._unshared(e, cover) == _TIED
+            for e in self.fact.contractions
+            if self._said(e, cover)
+        )
+
+    # --- zeros
+
+    def silent(self) -> Recipe:
+        if self.fact.stacks:
+            return self._layers()
+        cover, why = self._cover()
+        indices = self.indices(cover)
+        events = [r for r in self.fact.reductions if r.how != "singular"]
+        drift = [*(located(r.what, r.line) for r in events), *self.baked]
+        drift = list(dict.fromkeys(drift))
+        if why:
+            return Recipe("not preserving", why, indices, drift=tuple(drift) or (why,))
+        # A weight over its own norm: new units have one, closed ones don't.
+        singular = [r for r in self.fact.reductions if r.how == "singular"]
+        whys = tuple(dict.fromkeys(located(r.what, r.line) for r in singular))
+        if any(self._touches(r.value) & cover for r in singular):
+            return Recipe("not preserving", whys[0], indices, drift=whys)
+        if not self.powers:
+            return Recipe("exact", cover=indices, drift=whys)
+        norms = self._norms()
+        for unknowns in (frozenset(), norms, norms | (cover - self._consumers())):
+            found = self._scales(unknowns, frozenset(), copies=False)
+            if found is not None:
+                return Recipe("exact", "", indices, *found, drift=(*drift, *whys))
+        return Recipe("not preserving", drift[0], indices, drift=tuple(drift))
+
+    def _touches(self, value: Value) -> frozenset[Key]:
+        return self.members(value, range(len(value.dims)))
+
+    def _layers(self) -> Recipe:
+        """New layers that pass on what they are given."""
+        cover: set[Key] = set()
+        whys = [located(s.why, s.line) for s in self.fact.stacks if s.cover is None]
+        for stack in self.fact.stacks:
+            for leaf in stack.cover or ():
+                cover.update(k for k in self.keys if k[0] == leaf)
+        others = [located(r.what, r.line) for r in self.fact.reductions] + self.baked
+        whys = list(dict.fromkeys([*whys, *others]))
+        exact = "not preserving" if whys else "exact"
+        why = whys[0] if whys else ""
+        return Recipe(exact, why, self.indices(cover), drift=tuple(whys))
+
+    def _cover(self) -> tuple[frozenset[Key], str]:
+        """Members to zero so that new units are silent in every reduction and in every
+        contraction, and why that can't be where it can't.
+
+        In a contraction of weights with activations the weight has to be zero. Where
+        two weights meet (a low-rank factor), the later one is. Where activations meet
+        (queries and keys), the leaves that make one side.
+        """
+        cover: frozenset[Key] = frozenset()
+        reason = ""
+        for event in self.fact.reductions:
+            if event.how == "singular":
+                continue
+            ways = self._reduced(event)
+            if not ways:
+                reason = reason or located(event.what, event.line)
+            elif not any(way <= cover for way in ways):
+                cover |= ways[0]
+        events = [e for e in self.fact.contractions if not self._said(e, cover)]
+        cover |= self._readers(events)
+        for event in events:
+            if self._said(event, cover):
+                continue
+            ways = any_of([self.silence.of(v, [d]).zeros for v, d in _sides(event)])
+            if ways:
+                cover |= ways[0]
+            else:
+                reason = reason or located(_uncovered(event), event.line)
+        return cover, reason
+
+    def _weights(self, event: Contraction) -> list[frozenset[Key]]:
+        """The sides of a contraction that are weights: what has to be zero there."""
+        return [s for value, dim in _sides(event) if (s := self.zeroed(value, [dim]))]
+
+    def _readers(self, events: Sequence[Contraction]) -> frozenset[Key]:
+        """The weights that read the units. In a contraction of two weights (a low-rank
+        factor) it is the later one. A gradient taken inside the network reads weights
+        on the way back as well; then one may do for all contractions."""
+        read = [e for e in events if self._weights(e)]
+        plain = frozenset().union(*(max(self._weights(e), key=min) for e in read))
+        if not any(self._unshared(e, plain) for e in read):
+            return plain
+        for chosen in sorted({s for e in read for s in self._weights(e)}, key=min):
+            if not any(self._unshared(e, chosen) for e in events):
+                return chosen
+        return plain
+
+    def _unshared(self, event: Contraction, members: frozenset[Key]) -> str:
+        """Why a contraction doesn't go linearly with what scales these members, unit by
+        unit; empty if it does."""
+        if not members:
+            return _TIED
+        if all(self.fact.roles[k] == {Role.CONSUMER} for k in members):
+            weights = [v for v, d in _sides(event) if self.members(v, [d]) & members]
+            return "" if all(v.linear for v in weights) else _BENT
+        sides = [self.silence.of(v, [d]) for v, d in _sides(event)]
+        scaled = [s for s in sides if s.depends & members]
+        if len(scaled) != 1:
+            return _TIED
+        return "" if (scaled[0].depends & members) in scaled[0].shares else _BENT
+
+    def _said(self, event: Contraction, cover: frozenset[Key]) -> bool:
+        """Is one side of a contraction silent already?"""
+        sides = [self.silence.of(v, [d]) for v, d in _sides(event)] if cover else []
+        return any(way <= cover for side in sides for way in side.zeros)
+
+    def _reduced(self, event: Reduction) -> Cause:
+        kept = event.how in _KEPT_BY_ZEROS
+        kept = kept or (event.how == "reduce_max" and event.value.nonnegative)
+        return self.silence.of(event.value).zeros if kept else ()
+
+    def _consumers(self) -> frozenset[Key]:
+        return frozenset(k for k in self.keys if Role.CONSUMER in self.fact.roles[k])
+
+    def _norms(self) -> frozenset[Key]:
+        """Gains: what a norm over the width is scaled by."""
+        leaves = self.facts.layouts
+        gains = {
+            k
+            for k in self.keys
+            if Role.SCALE in self.fact.roles[k] and len(leaves[k[0]]) == 1
+        }
+        return frozenset(gains)
+
+    # --- copies
+
+    def copied(self) -> Recipe:
+        if self.fact.stacks:
+            return Recipe("not preserving", "a layer twice isn't the layer once")
+        reductions = [
+            r for r in self.fact.reductions if r.how not in ("undefined", "singular")
+        ]
+        for r in reductions:
+            if r.how not in _KEPT_BY_COPIES:
+                return Recipe("not preserving", located(r.what, r.line))
+        sharers, alone = self._sharers()
+        indices = self.indices(sharers)
+        only_read = all(self.fact.roles[k] == {Role.CONSUMER} for k in sharers)
+        if not (self.powers or reductions or alone) and only_read:
+            return Recipe("exact", cover=indices)
+        texts = [*(located(r.what, r.line) for r in reductions), *self.baked, *alone]
+        if sharers:
+            makers = sharers - self._consumers()
+            vectors = {k for k in self.keys if len(self.facts.layouts[k[0]]) == 1}
+            norms = self._norms()
+            for unknowns in (frozenset(), norms, frozenset(vectors), norms | makers):
+                found = self._scales(unknowns, sharers, copies=True)
+                if found is not None:
+                    whole = bool(texts)
+                    return Recipe("exact", "", indices, *found, whole=whole)
+        text = next(iter(alone or texts), "its copies can't share what reads them")
+        return Recipe("not preserving", text, indices)
+
+    def _sharers(self) -> tuple[frozenset[Key], list[str]]:
+        """Members that copies share out, and the contractions where nobody can, whose
+        sums grow with the copies."""
+        sharers: frozenset[Key] = frozenset()
+        alone: list[str] = []
+        readers = self._readers(self.fact.contractions)
+        for event in self.fact.contractions:
+            text = self._unshared(event, readers)
+            if not text:
+                sides = [self.silence.of(v, [d]) for v, d in _sides(event)]
+                sharers |= frozenset().union(*(s.depends for s in sides)) & readers
+                continue
+            ways: Cause = ()
+            if not self._weights(event):
+                text = _uncovered(event)
+                ways = any_of([self._makers(event, v, d) for v, d in _sides(event)])
+            if ways:
+                sharers |= ways[0]
+            else:
+                alone.append(located(text, event.line))
+        return sharers, alone
+
+    def _makers(self, event: Contraction, value: Value, dim: int) -> Cause:
+        """The members that make one side of a contraction of activations, if their
+        copies can have shares: linearly, and used for this alone."""
+        others = [
+            v
+            for e in self.fact.contractions
+            for v in e.values
+            if not (e is event and v is value)
+        ]
+        others += [e.value for e in self.fact.reductions]
+        if event.values[0] is event.values[1]:
+            return ()
+        used = frozenset().union(*(self.silence.of(v).depends for v in others))
+        return tuple(
+            way for way in self.silence.of(value, [dim]).shares if not way & used
+        )
+
+    # --- scales
+
+    def _scales(
+        self, unknowns: frozenset[Key], sharers: frozenset[Key], *, copies: bool
+    ) -> tuple[tuple[tuple[int, float], ...], tuple[tuple[int, float], ...]] | None:
+        """The members and the epsilons to scale, with their powers of new/old."""
+        degrees = Degrees(
+            self.count,
+            self.members,
+            self.silence,
+            self.powers,
+            copies=copies,
+            sharers=sharers,
+            unknowns=unknowns,
+        )
+        try:
+            solution = degrees.solve(self.facts.reading.tape)
+        except Inexact:
+            return None
+        places = {id(n.value): i for i, n in enumerate(self.numbers)}
+        scales, epsilons = [], []
+        for unknown, power in solution.items():
+            if unknown[0] == "eps":
+                epsilons.append((places[unknown[1]], float(power)))
+            else:
+                scales.append((self.keys.index(unknown), float(power)))
+        return tuple(sorted(scales)), tuple(sorted(epsilons))
+
+
+_TIED = "a tied leaf can't share out its copies"
+_BENT = "its consumers aren't linear in their leaves"
+
+
+def _sides(event: Contraction) -> list[tuple[Value, int]]:
+    return list(zip(event.values, event.dims, strict=True))
+
+
+def _uncovered(event: Contraction) -> str:
+    kinds = {value.kind for value in event.values}
+    if kinds == {Kind.ACT}:
+        return "activations are contracted with activations"
+    if Kind.PARAM in kinds:
+        return "its weights are a function of leaves that isn't zero at zero"
+    return "it is contracted with numbers of the program"

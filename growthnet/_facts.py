@@ -1,0 +1,135 @@
+"""Facts: what the events of a reading say of each atom."""
+
+import dataclasses
+import functools as ft
+from collections.abc import Iterable, Sequence
+
+from ._events import (
+    Contraction,
+    Interface,
+    Reduction,
+    Rigid,
+    Role,
+    Spot,
+    Stack,
+    Touch,
+    Value,
+)
+from ._layout import Layout, occurrences, Place, positions
+from ._reader import Reading, spots
+from ._unify import Node
+
+
+Key = tuple[int, int, Place]
+"""A member's identity: leaf, axis, place."""
+
+
+@dataclasses.dataclass
+class Fact:
+    """What the events say of one atom."""
+
+    id: int
+    size: int
+    rigid: list[str] = dataclasses.field(default_factory=list)
+    interface: list[str] = dataclasses.field(default_factory=list)
+    roles: dict[Key, set[Role]] = dataclasses.field(default_factory=dict)
+    contractions: list[Contraction] = dataclasses.field(default_factory=list)
+    reductions: list[Reduction] = dataclasses.field(default_factory=list)
+    stacks: list[Stack] = dataclasses.field(default_factory=list)
+
+
+class Facts:
+    """All atoms of a reading, and which values they occur in."""
+
+    def __init__(self, reading: Reading):
+        self.reading = reading
+        self._ids: dict[Node, int] = {}
+        self._inside: dict[Node, tuple[int | None, ...]] = {}
+        self.layouts: list[tuple[Layout, ...]] = [
+            tuple(
+                reading.solver.layout(
+                    node, lambda n: self._ids.setdefault(n, len(self._ids))
+                )
+                for node in nodes
+            )
+            for nodes in reading.leaves
+        ]
+        self.atoms = [Fact(id, node.size) for node, id in self._ids.items()]
+        for leaf, axes in enumerate(self.layouts):
+            for axis, layout in enumerate(axes):
+                for place, atom in occurrences(layout):
+                    self.atoms[atom.id].roles[leaf, axis, place] = set()
+        self._attribute()
+
+    def _attribute(self) -> None:
+        """Hands every event to the atoms of its node."""
+        for event in self.reading.events:
+            for fact in [
+                self.atoms[i]
+                for i in dict.fromkeys(self.inside(event.node))
+                if i is not None
+            ]:
+                match event:
+                    case Rigid(reason=reason, line=line):
+                        fact.rigid.append(located(reason, line))
+                    case Interface(text=text):
+                        fact.interface.append(text)
+                    case Touch(role=role, spots=touched):
+                        for key in self.members_at(fact, touched):
+                            fact.roles[key].add(role)
+                    case Contraction():
+                        fact.contractions.append(event)
+                    case Reduction():
+                        fact.reductions.append(event)
+                    case Stack():
+                        fact.stacks.append(event)
+
+    @ft.cached_property
+    def _touches(self) -> dict[Role, set[tuple[int, int]]]:
+        found: dict[Role, set[tuple[int, int]]] = {role: set() for role in Role}
+        for event in self.reading.events:
+            if isinstance(event, Touch):
+                found[event.role].update((s.leaf, s.axis) for s in event.spots)
+        return found
+
+    def touched(self, role: Role) -> set[tuple[int, int]]:
+        """The leaf axes `(leaf, axis)` that have a role anywhere."""
+        return self._touches[role]
+
+    def inside(self, node: Node) -> tuple[int | None, ...]:
+        """The atoms in an axis, as often as they occur; `None` for axes of no leaf."""
+        node = self.reading.solver.find(node)
+        found = self._inside.get(node)
+        if found is None:
+            parts = self.reading.solver.parts(node)
+            found = tuple(i for part in parts for i in self.inside(part))
+            found = found if parts else (self._ids.get(node),)
+            self._inside[node] = found
+        return found
+
+    def count(self, id: int, value: Value, dims: Sequence[int]) -> int:
+        """How often an atom occurs in some axes of a value."""
+        return sum(self.inside(value.dims[d]).count(id) for d in dims)
+
+    def members(self, fact: Fact, value: Value, dims: Sequence[int]) -> frozenset[Key]:
+        """The members of an atom that a value made of leaves has along some axes."""
+        touched = [
+            s for d in dims if self.count(fact.id, value, [d]) for s in spots(value, d)
+        ]
+        return frozenset(self.members_at(fact, touched))
+
+    def members_at(self, fact: Fact, touched: Iterable[Spot]) -> list[Key]:
+        """The members of an atom that the given leaf indices touch."""
+        found = []
+        for spot in touched:
+            keys = [k for k in fact.roles if k[:2] == (spot.leaf, spot.axis)]
+            if len(keys) > 1 and spot.indices is not None:
+                here = set(spot.indices)
+                layout = self.layouts[spot.leaf][spot.axis]
+                keys = [k for k in keys if here & set(positions(layout, k[2]).tolist())]
+            found += keys
+        return found
+
+
+def located(text: str, line: str) -> str:
+    return f"{text}, at {line}" if line else text

@@ -1,0 +1,352 @@
+"""Which leaves silence a value: zeros that a network's zeros bring about.
+
+Two questions are answered by the same walk over a tape. *Which members make the new
+units of a width say nothing where no weight reads them* (a head's queries, a stream
+under a norm)? And *which leaves make a layer of a stack the identity*?
+
+A walk keeps, beside every value, the sets of members (or leaves) that have to be zero
+so that the value is.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeAlias
+
+from ._events import Kind, Value
+from ._tape import Step, Tape
+
+
+Cause: TypeAlias = tuple[frozenset[Any], ...]
+"""Ways to silence a value: each a set of members that have to be zero together; none
+where no zeros do it, and the empty set for what is zero anyway."""
+
+SILENT: Cause = (frozenset(),)
+WAYS = 4
+"""How many ways are kept in mind, the smallest ones."""
+
+ZERO_TO_ZERO = set(
+    "abs asin asinh atan atanh cbrt ceil conj convert_element_type copy copy_p "
+    "erf expm1 floor imag integer_pow log1p neg optimization_barrier real "
+    "reduce_precision round sharding_constraint sign sin sinh sqrt square "
+    "stop_gradient tan tanh device_put name".split()
+)
+"""Elementwise functions with f(0) = 0: a leaf's zeros come through as zeros."""
+
+_CARRYING = ZERO_TO_ZERO | set(
+    "transpose squeeze broadcast_in_dim reshape slice split unstack tile reduce_sum "
+    "reduce_max reduce_min gather dynamic_slice rev cumsum cummax cummin cumprod "
+    "reduce_window_sum reduce_window_max psum expand_dims sort top_k".split()
+)
+_ALL_OF = set(
+    "add add_any sub max min concatenate stack pad dynamic_update_slice scatter "
+    "scatter-add select_n".split()
+)
+_ANY_OF = set("mul dot_general conv_general_dilated".split())
+
+
+def nothing(value: Value) -> bool:
+    """Is this a constant zero?"""
+    return (
+        value.literal is not None
+        and not isinstance(value.literal, bool | str)
+        and (value.literal == 0)
+    )
+
+
+def all_of(causes: Sequence[Cause]) -> Cause:
+    """The ways to silence every one of several values."""
+    ways: Cause = SILENT
+    for cause in causes:
+        ways = _fewest(a | b for a in ways for b in cause)
+    return ways
+
+
+def any_of(causes: Sequence[Cause]) -> Cause:
+    """The ways to silence one of several values."""
+    return _fewest(way for cause in causes for way in cause)
+
+
+def _fewest(ways: Iterable[frozenset[Any]]) -> Cause:
+    """The smallest ways, none of which asks for more than another."""
+    found: list[frozenset[Any]] = []
+    for way in sorted(set(ways), key=size_of_way):
+        if not any(other <= way for other in found):
+            found.append(way)
+    return tuple(found[:WAYS])
+
+
+def size_of_way(way: frozenset[Any]) -> tuple[int, list[Any]]:
+    """Orders ways: those that ask for fewest first."""
+    return len(way), sorted(way)
+
+
+_LINEAR = set(
+    "transpose squeeze broadcast_in_dim reshape slice split unstack tile reduce_sum "
+    "gather dynamic_slice rev cumsum reduce_window_sum psum add add_any sub stack pad "
+    "concatenate dynamic_update_slice scatter scatter-add select_n neg real imag copy "
+    "copy_p convert_element_type optimization_barrier sharding_constraint name "
+    "stop_gradient reduce_precision device_put".split()
+)
+
+
+# --- layers
+
+
+@dataclasses.dataclass(frozen=True)
+class _Plus:
+    """Carried value number `carry`, plus something that these leaves silence."""
+
+    carry: int
+    rest: Cause
+
+
+def null_layers(
+    tape: Tape, fixed: int, carried: int
+) -> tuple[tuple[int, ...] | None, str]:
+    """The leaves whose zeros make one round of a scan pass on what it carries.
+
+    **Returns:** the leaves, or `None` and the reason.
+    """
+    if len(tape.outs) > carried:
+        return None, "every layer's result is collected"
+    known: dict[int, Cause | _Plus] = {}
+    for k, value in enumerate(tape.args):
+        if fixed <= k < fixed + carried:
+            known[id(value)] = _Plus(k - fixed, SILENT)
+        elif k >= fixed + carried and value.kind == Kind.PARAM:
+            leaves = frozenset(o.leaf for o in value.origins)
+            known[id(value)] = (leaves,) if leaves else ()
+    _walk_layer(tape, known)
+    cover: frozenset[int] = frozenset()
+    for i, out in enumerate(tape.outs):
+        found = known.get(id(out))
+        if not isinstance(found, _Plus) or found.carry != i or not found.rest:
+            return None, "a new layer wouldn't pass on what it is given"
+        cover |= found.rest[0]
+    return tuple(sorted(cover)), ""
+
+
+def _walk_layer(tape: Tape, known: dict[int, Any]) -> None:
+    for step in tape.steps:
+        if len(step.bodies) == 1 and step.eqn.primitive.name not in ("scan", "while"):
+            _walk_layer(step.bodies[0], known)
+            continue
+        ins = [SILENT if nothing(v) else known.get(id(v), ()) for v in step.ins]
+        result = _layer_step(step, ins)
+        for out in step.outs:
+            known[id(out)] = result
+
+
+def _layer_step(step: Step, ins: list[Any]) -> Any:
+    name = step.eqn.primitive.name
+    plus = [x for x in ins if isinstance(x, _Plus)]
+    if name in _ANY_OF:
+        return any_of([() if isinstance(x, _Plus) else x for x in ins])
+    if plus:
+        return _still_carried(step, ins, plus)
+    if carries_zeros(step):
+        return ins[0]
+    return all_of(_arrays(step, ins)) if name in _ALL_OF else ()
+
+
+def carries_zeros(step: Step) -> bool:
+    """Are the results zero where the first operand is?"""
+    name = step.eqn.primitive.name
+    if name == "integer_pow":
+        return step.eqn.params["y"] > 0
+    return name in _CARRYING or name == "div"
+
+
+def _arrays(step: Step, ins: Sequence[Any]) -> list[Any]:
+    """The operands that hold entries, without predicates and indices."""
+    name = step.eqn.primitive.name
+    if name == "select_n":
+        return list(ins[1:])
+    if name == "dynamic_update_slice":
+        return list(ins[:2])
+    if name.startswith("scatter"):
+        return [ins[0], ins[2]]
+    return list(ins)
+
+
+def _still_carried(step: Step, ins: list[Any], plus: list[_Plus]) -> Any:
+    """Carried values pass through sums and casts that lose nothing."""
+    name, first = step.eqn.primitive.name, plus[0]
+    if name in ("add", "add_any") or (name == "sub" and ins[0] is first):
+        rest = all_of([first.rest, *(x for x in ins if not isinstance(x, _Plus))])
+        return _Plus(first.carry, rest) if len(plus) == 1 else ()
+    if name == "select_n" and len(plus) == len(ins) - 1:
+        same = all(p.carry == first.carry for p in plus)
+        return _Plus(first.carry, all_of([p.rest for p in plus])) if same else ()
+    if name == "convert_element_type":
+        (before,), (after,) = step.eqn.invars, step.eqn.outvars
+        widens = after.aval.dtype.itemsize >= before.aval.dtype.itemsize
+        # Back to what it was, after it was made wider.
+        back = step.eqn.params["new_dtype"] == before.aval.dtype
+        return first if widens or back else ()
+    passes = ("copy", "copy_p", "optimization_barrier", "name", "sharding_constraint")
+    return first if name in passes else ()
+
+
+# --- units
+
+
+@dataclasses.dataclass(frozen=True)
+class Silence:
+    """What is known of one value along one width.
+
+    - `zeros`: the ways to silence its new units.
+    - `shares`: the ways in which it is linear: scale these members unit by unit, and
+        the value is scaled so.
+    - `depends`: all members that it depends on unit by unit.
+    """
+
+    zeros: Cause = ()
+    shares: Cause = ()
+    depends: frozenset[Any] = frozenset()
+
+
+class UnitSilence:
+    """What silences the new units of one width, value by value.
+
+    - `count(value, dims)`: how often the width occurs in these axes of a value.
+    - `members(value, dims)`: for a value made of leaves, the width's members there.
+    """
+
+    def __init__(
+        self,
+        count: Callable[[Value, Sequence[int]], int],
+        members: Callable[[Value, Sequence[int]], frozenset[Any]],
+    ):
+        self._count = count
+        self._members = members
+        self._known: dict[int, Silence] = {}
+
+    def of(self, value: Value, dims: Sequence[int] | None = None) -> Silence:
+        """What is known of a value along some of its axes (all by default)."""
+        if nothing(value):
+            return Silence(SILENT, SILENT)
+        dims = range(len(value.dims)) if dims is None else dims
+        if not self._count(value, dims):
+            return Silence()
+        if value.kind in (Kind.PARAM, Kind.ROWS):
+            found = self._members(value, dims)
+            zeros: Cause = (found,) if value.zeroable and found else ()
+            return Silence(zeros, zeros if value.linear else (), found)
+        return self._known.get(id(value), Silence())
+
+    def walk(self, tape: Tape) -> None:
+        """Fills in what is known of every value of a program."""
+        for step in tape.steps:
+            name = step.eqn.primitive.name
+            if name == "scan":
+                self._scan(step)
+            elif name in ("cond", "while"):
+                for body in step.bodies:
+                    self.walk(body)
+                self._known.update(
+                    zip(map(id, step.outs), self._branches(step), strict=True)
+                )
+            elif step.bodies:
+                self.walk(step.bodies[0])
+            else:
+                for out in step.outs:
+                    if self._count(out, range(len(out.dims))):
+                        self._known[id(out)] = self._step(step, out)
+
+    def _branches(self, step: Step) -> list[Silence]:
+        """Of a conditional's results; loops of unknown length only depend."""
+        found = []
+        for k in range(len(step.outs)):
+            if step.eqn.primitive.name == "while":
+                found.append(Silence(depends=self._depends(step.ins)))
+                continue
+            ends = [self.of(body.outs[k]) for body in step.bodies]
+            found.append(
+                Silence(
+                    all_of([e.zeros for e in ends]),
+                    all_of([e.shares for e in ends]),
+                    frozenset().union(*(e.depends for e in ends)),
+                )
+            )
+        return found
+
+    def _depends(self, values: Sequence[Value]) -> frozenset[Any]:
+        return frozenset().union(*(self.of(v).depends for v in values))
+
+    def _scan(self, step: Step) -> None:
+        """Carried units are silent if they are at first, and after every round."""
+        (body,) = step.bodies
+        fixed, carried = step.eqn.params["num_consts"], step.eqn.params["num_carry"]
+        for k, (inner, outer) in enumerate(zip(body.args, step.ins, strict=True)):
+            if not fixed <= k < fixed + carried:
+                self._known[id(inner)] = self.of(outer)
+        inside = body.args[fixed : fixed + carried]
+        guess = [self.of(v) for v in step.ins[fixed : fixed + carried]]
+        # Few rounds: ways only become fewer and larger.
+        for _ in range(8):
+            self._known.update(zip(map(id, inside), guess, strict=True))
+            self.walk(body)
+            after = [
+                Silence(
+                    all_of([a.zeros, b.zeros]),
+                    # What goes round and round isn't linear in anything.
+                    a.shares if a.depends == b.depends == frozenset() else (),
+                    a.depends | b.depends,
+                )
+                for a, b in zip(guess, map(self.of, body.outs), strict=False)
+            ]
+            if after == guess:
+                break
+            guess = after
+        else:
+            guess = [Silence(depends=g.depends) for g in guess]
+            self._known.update(zip(map(id, inside), guess, strict=True))
+            self.walk(body)
+        outs = [*guess, *map(self.of, body.outs[carried:])]
+        self._known.update(zip(map(id, step.outs), outs, strict=True))
+
+    def _step(self, step: Step, out: Value) -> Silence:
+        name = step.eqn.primitive.name
+        if name in _ANY_OF:
+            return self._product(step, out)
+        values = _arrays(step, step.ins) if name in _ALL_OF else step.ins[:1]
+        found = [self.of(v) for v in values]
+        zeros = shares = ()
+        if name in _ALL_OF or carries_zeros(step):
+            zeros = all_of([f.zeros for f in found])
+        if name in _LINEAR or (name == "div" and not self.of(step.ins[1]).depends):
+            shares = all_of([f.shares for f in found])
+        return Silence(zeros, shares, self._depends(step.ins))
+
+    def _product(self, step: Step, out: Value) -> Silence:
+        kept = [(v, kept_dims(step, k)) for k, v in enumerate(step.ins[:2])]
+        depends = frozenset().union(*(self.of(v, d).depends for v, d in kept))
+        wanted = self._count(out, range(len(out.dims)))
+        whole = [(v, self.of(v, d)) for v, d in kept if self._count(v, d) == wanted]
+        zeros = any_of([known.zeros for _, known in whole])
+        if not zeros:
+            # An outer product of units with units: both sides have to be silent.
+            sides = [self.of(v, d).zeros for v, d in kept if self._count(v, d)]
+            return Silence(all_of(sides), (), depends)
+        shares = []
+        for value, known in whole:
+            others = [self.of(v, d).depends for v, d in kept if v is not value]
+            rest = frozenset().union(*others) if others else known.depends
+            shares.append(tuple(way for way in known.shares if not way & rest))
+        return Silence(zeros, any_of(shares), depends)
+
+
+def kept_dims(step: Step, k: int) -> list[int]:
+    """The axes of operand `k` that come out again; not those that are contracted."""
+    value, params = step.ins[k], step.eqn.params
+    gone: Sequence[int] = ()
+    if step.eqn.primitive.name == "dot_general":
+        gone = params["dimension_numbers"][0][k]
+    elif step.eqn.primitive.name == "conv_general_dilated":
+        numbers = params["dimension_numbers"]
+        if k == 0:
+            gone = () if params["feature_group_count"] > 1 else (numbers.lhs_spec[1],)
+        else:
+            gone = (numbers.rhs_spec[1],)
+    return [d for d in range(len(value.dims)) if d not in gone]

@@ -4,6 +4,7 @@ import importlib as _importlib
 import importlib.metadata as _metadata
 
 from ._anatomy import Anatomy as Anatomy, Width as Width
+from ._aux import Aux as Aux
 from ._buckets import Buckets as Buckets
 from ._capacity import (
     close_units as close_units,
@@ -28,7 +29,6 @@ from ._policy import (
     PerUnit as PerUnit,
 )
 from ._statics import register_statics as register_statics
-from ._tick import Aux as Aux
 from ._trace import trace as trace
 
 

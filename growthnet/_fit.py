@@ -12,6 +12,7 @@ import jax.random as jr
 import optax
 
 from ._anatomy import Anatomy
+from ._aux import split_result
 from ._buckets import Buckets
 from ._data import ArrayData, BatchStream, is_arrays
 from ._evidence import check_needs
@@ -20,7 +21,7 @@ from ._growing import compact_edit, GrowerState, Growing
 from ._history import GrowthEvent, History, JsonLog, Tick
 from ._policy import AbstractPolicy
 from ._room import give_back, make_room
-from ._tick import Report, split_result, Ticker
+from ._tick import Report, Ticker
 from ._trace import trace
 
 

@@ -15,6 +15,7 @@ import jax.random as jr
 import optax
 
 from ._anatomy import Anatomy
+from ._aux import own_leaves
 from ._buckets import Buckets
 from ._evidence import check_needs, Evidence
 from ._gates import entry_masks
@@ -264,7 +265,8 @@ class Grower:
     def with_untrained(self, growing: Growing, net: Any) -> Growing:
         """Takes over the leaves of `net` that aren't trained (running statistics)."""
         trained = array_leaves(self.trainable.of(growing.net))
-        new = {p: a for p, a in array_leaves(net).items() if p not in trained}
+        new = own_leaves(growing.net, net)
+        new = {path: array for path, array in new.items() if path not in trained}
         return replaced(growing, net=map_arrays(growing.net, new))
 
     def resize(

@@ -20,9 +20,7 @@ import numpy as np
 from ._events import (
     Contraction,
     Event,
-    Interface,
     Kind,
-    Origin,
     Reduction,
     Rigid,
     Role,
@@ -280,47 +278,3 @@ def error_line(error: BaseException) -> str:
         if "/site-packages/" not in path and not path.startswith((_HERE, "<")):
             line = f"{os.path.basename(path)}:{frame.lineno} ({frame.name})"
     return line
-
-
-def read(
-    closed: Any, leaf_count: int, rules: dict[str, Rule], inputs: Sequence[str]
-) -> Reading:
-    """Reads a closed jaxpr whose first `leaf_count` inputs are the network's leaves.
-
-    `inputs` names the other inputs for the reasons that users see.
-    """
-    reader = Reader(rules)
-    args, leaves = [], []
-    for i, var in enumerate(closed.jaxpr.invars):
-        shape = tuple(var.aval.shape)
-        dims = reader.dims(shape)
-        if i < leaf_count:
-            leaves.append(dims)
-            args.append(Value(dims, Kind.PARAM, _origins(i, shape), zeroable=True))
-        else:
-            args.append(Value(dims, Kind.ACT))
-            for axis, node in enumerate(dims):
-                text = f"it is axis {axis} of the input {inputs[i - leaf_count]}"
-                reader.events.append(Interface(node, text))
-    results = reader.run(closed.jaxpr, closed.consts, args)
-    for i, value in enumerate(results):
-        of = f" {i}" if len(results) > 1 else ""
-        for axis, node in enumerate(value.dims):
-            text = f"it is axis {axis} of the output{of}"
-            reader.events.append(Interface(node, text))
-    return Reading(
-        reader.solver,
-        tuple(leaves),
-        tuple(reader.events),
-        tuple(reader.numbers),
-        tuple(reader.unknown),
-        reader.tape,
-    )
-
-
-def _origins(leaf: int, shape: tuple[int, ...]) -> tuple[Origin, ...]:
-    origins = []
-    for axis, n in enumerate(shape):
-        grid = np.arange(n).reshape([-1 if i == axis else 1 for i in range(len(shape))])
-        origins.append(Origin(leaf, axis, grid, frozenset({axis})))
-    return tuple(origins)

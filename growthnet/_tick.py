@@ -12,42 +12,13 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 
+from ._aux import Aux, split_result
 from ._evidence import Evidence
 from ._gates import silence
 from ._grower import Grower
 from ._growing import cond_pair, GrowerState, Growing
 from ._policy import Decision
 from ._turn import apply, decide, fits, propose
-
-
-class Aux(eqx.Module):
-    """What a loss may return beside its value: `(value, Aux(...))`.
-
-    - `net`: the network with new values of leaves that aren't trained (running
-        statistics); trained leaves are ignored.
-    - `metrics`: scalars for the history.
-    """
-
-    net: Any = None
-    metrics: dict[str, Any] = eqx.field(default_factory=dict)
-
-
-def split_result(result: Any) -> tuple[Any, Aux]:
-    """A loss function's result as `(value, Aux)`."""
-    if not isinstance(result, tuple):
-        if jnp.shape(result) != () or not jnp.issubdtype(result.dtype, jnp.inexact):
-            raise ValueError(
-                f"the loss returned an array of shape {jnp.shape(result)}; "
-                "it returns one number"
-            )
-        return result, Aux()
-    value, aux = result
-    if not isinstance(aux, Aux):
-        raise ValueError(
-            f"the loss returned {type(aux).__name__} beside its value; return a "
-            "scalar, or (scalar, growthnet.Aux(net=..., metrics=...))"
-        )
-    return value, aux
 
 
 class Report(eqx.Module):

@@ -2,6 +2,7 @@
 
 from .._reader import Rule
 from ._calls import CALLS
+from ._collective import COLLECTIVES
 from ._contract import CONTRACTIONS
 from ._elementwise import ELEMENTWISE
 from ._position import POSITIONS
@@ -16,4 +17,5 @@ RULES: dict[str, Rule] = {
     **REDUCTIONS,
     **POSITIONS,
     **CALLS,
+    **COLLECTIVES,
 }

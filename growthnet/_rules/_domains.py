@@ -51,6 +51,8 @@ def signs(name: str, eqn: Any, values: Sequence[Value]) -> str | None:
         one = name == "add" and "positive" in known
         both = known == ["positive", "positive"]
         return "positive" if one or both else "not negative"
+    if name == "select_n" and all(known[1:]):
+        return "positive" if set(known[1:]) == {"positive"} else "not negative"
     if name in ("sqrt", "convert_element_type", "stop_gradient", "copy"):
         return known[0]
     return None

@@ -20,6 +20,7 @@ from ._gates import gate as gate
 from ._grower import Grower as Grower
 from ._growing import GrowerState as GrowerState, Growing as Growing
 from ._history import GrowthEvent as GrowthEvent, History as History
+from ._initials import register_initials as register_initials
 from ._inits import Clone as Clone
 from ._policy import (
     AbstractPolicy as AbstractPolicy,

@@ -22,13 +22,17 @@ Gateable = Literal["any", "binary", "no"]
 @dataclasses.dataclass(frozen=True)
 class Leaf:
     """One array of the network. `layouts` has one entry per axis; `fan_in` names the
-    axes that are contracted with what comes in (none for a bias)."""
+    axes that are contracted with what comes in (none for a bias); `initial` is what new
+    entries hold where they are never drawn (running statistics); `reached` says whether
+    a traced call uses the leaf at all."""
 
     path: str
     shape: tuple[int, ...]
     dtype: str
     layouts: tuple[Layout, ...]
     fan_in: tuple[int, ...] = ()
+    initial: float | None = None
+    reached: bool = True
 
 
 @dataclasses.dataclass(frozen=True)

@@ -218,8 +218,22 @@ class Edit:
         if self.after.source is not None:
             for text in untrue_fields(self.after.source.skeleton):
                 lines.append(f"no single true value any more: {text}")
+        lines += _left_alone(self.before, self.changes)
         lines += [f"renamed: {a} -> {b}" for a, b in self.renames.items()]
         return "\n".join(lines)
+
+
+def _left_alone(anatomy: Anatomy, changes: tuple[WidthChange, ...]) -> list[str]:
+    """Leaves that look as if they belonged to a width, but no traced call uses them."""
+    return [
+        f"the trace doesn't reach {leaf.path}: it keeps its shape {leaf.shape}, though "
+        f"{c.name} was {c.old} too; if it belongs there, trace a call that uses it "
+        "(`also=`)"
+        for leaf in anatomy.leaves
+        if not leaf.reached
+        for c in changes
+        if c.old in leaf.shape
+    ]
 
 
 def _init_name(init: Init) -> str:

@@ -263,10 +263,19 @@ class Grower:
         return cond_pair(due, speak, growing, state)
 
     def with_untrained(self, growing: Growing, net: Any) -> Growing:
-        """Takes over the leaves of `net` that aren't trained (running statistics)."""
+        """Takes over the leaves of `net` that aren't trained (running statistics).
+        Closed units keep what they hold.
+
+        **Raises:** `ValueError` for leaves that the network doesn't have.
+        """
         trained = array_leaves(self.trainable.of(growing.net))
-        new = own_leaves(growing.net, net)
-        new = {path: array for path, array in new.items() if path not in trained}
+        old = array_leaves(growing.net)
+        masks = entry_masks(growing.anatomy, growing.open)
+        new = {
+            path: jnp.where(masks[path], array, old[path]) if path in masks else array
+            for path, array in own_leaves(growing.net, net).items()
+            if path not in trained
+        }
         return replaced(growing, net=map_arrays(growing.net, new))
 
     def resize(

@@ -97,6 +97,11 @@ def _owner(marker: Any, index: int) -> str:
     return found[1].removeprefix(".") if found else f"[{index}]"
 
 
+def fresh(tree: Any) -> Any:
+    """The same tree with Equinox states of its own, for a call to consume."""
+    return jtu.tree_map(lambda leaf: leaf, tree)
+
+
 def array_leaves(tree: Any) -> dict[str, Any]:
     """The array leaves of a tree by name, in leaf order."""
     return {name: leaf for name, leaf in named_leaves(tree) if is_array(leaf)}

@@ -67,6 +67,7 @@ def resolve(reading: Reading, paths: Sequence[str], dtypes: Sequence[str]) -> An
             dtype,
             axes,
             tuple(axis for axis in range(len(nodes)) if (i, axis) in fan_in),
+            reached=not nodes or _reached(i, layouts, facts),
         )
         for i, (path, nodes, dtype, axes) in enumerate(
             zip(paths, reading.leaves, dtypes, layouts, strict=True)
@@ -74,9 +75,7 @@ def resolve(reading: Reading, paths: Sequence[str], dtypes: Sequence[str]) -> An
     )
     widths, fixed = _classify(facts, leaves)
     unreached = [
-        f"the trace doesn't reach {leaf.path}"
-        for i, leaf in enumerate(leaves)
-        if leaf.shape and not _reached(i, layouts, facts)
+        f"the trace doesn't reach {leaf.path}" for leaf in leaves if not leaf.reached
     ]
     unknown = [f"the primitive `{p}` isn't understood" for p in reading.unknown]
     return Anatomy(leaves, widths, fixed, (*unreached, *unknown))

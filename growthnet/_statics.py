@@ -219,5 +219,6 @@ register_statics(
     axes_rule(in_features=("weight", 1), out_features=("weight", 0)),
 )
 register_statics(eqx.nn.MLP, _mlp)
+register_statics(eqx.nn.BatchNorm, axes_rule(input_size=("weight", 0)))
 register_statics(eqx.nn.LayerNorm, _norm)
 register_statics(eqx.nn.RMSNorm, _norm)

@@ -17,6 +17,7 @@ from ._evidence import Evidence
 from ._gates import silence
 from ._grower import Grower
 from ._growing import cond_pair, GrowerState, Growing
+from ._paths import fresh
 from ._policy import Decision
 from ._turn import apply, decide, fits, propose
 
@@ -134,7 +135,7 @@ class Ticker:
         key = jr.fold_in(jr.fold_in(state.key, 4), state.step)
 
         def value(net: Any) -> tuple[Any, tuple[Any, Aux]]:
-            value, aux = split_result(self.loss(net, batch, key))
+            value, aux = split_result(self.loss(fresh(net), batch, key))
             return value, (value, aux)
 
         objective = eqx.filter_value_and_grad(
@@ -148,7 +149,7 @@ class Ticker:
 
     def _value(self, net: Any, batch: Any, state: GrowerState) -> Any:
         key = jr.fold_in(jr.fold_in(state.key, 5), state.step)
-        return split_result(self.loss(net, batch, key))[0]
+        return split_result(self.loss(fresh(net), batch, key))[0]
 
     def _evidence(
         self, growing: Growing, state: GrowerState, batch: Any, loss: Any, valid: Any
@@ -197,8 +198,8 @@ class Ticker:
             change = nan
             if self.predict is not None:
                 pairs = zip(
-                    jax.tree.leaves(self.predict(net, batch)),
-                    jax.tree.leaves(self.predict(net2, batch)),
+                    jax.tree.leaves(self.predict(fresh(net), batch)),
+                    jax.tree.leaves(self.predict(fresh(net2), batch)),
                     strict=True,
                 )
                 largest = [jnp.max(jnp.abs(a - b)) for a, b in pairs]

@@ -15,6 +15,7 @@ from typing import Any
 import jax
 
 from ._anatomy import Anatomy, Width
+from ._initials import with_initials
 from ._paths import array_leaves, map_arrays
 from ._programs import abstract, call_it, traced
 from ._read import read
@@ -122,8 +123,8 @@ def trace(
         ```python
         def train(net, x):
             model, state = net
-            axes = {"in_axes": (0, None), "out_axes": (0, None)}
-            return jax.vmap(model, axis_name="batch", **axes)(x, state)
+            batched = jax.vmap(model, (0, None), (0, None), axis_name="batch")
+            return batched(x, state)
 
         def predict(net, x):
             return train(eqx.nn.inference_mode(net), x)[0]
@@ -176,7 +177,9 @@ def _read(source: Source) -> tuple[Anatomy, list[tuple[str, float, str]]]:
     arrays = array_leaves(net)
     reading = read(programs, [a.shape for a in arrays.values()], RULES)
     dtypes = [str(a.dtype) for a in arrays.values()]
-    return resolve(reading, list(arrays), dtypes), list(reading.numbers)
+    moving = frozenset[int]().union(*(program.moving for program in programs))
+    anatomy = with_initials(resolve(reading, list(arrays), dtypes), net, moving)
+    return anatomy, list(reading.numbers)
 
 
 # --- the second reading

@@ -4,6 +4,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+import optax
 import pytest
 
 import growthnet as gn
@@ -41,8 +42,8 @@ def normed(mode="batch", width=4, seed=0):
 
 def train(net, x):
     model, state = net
-    axes = {"in_axes": (0, None), "out_axes": (0, None)}
-    return jax.vmap(model, axis_name="batch", **axes)(x, state)
+    batched = jax.vmap(model, (0, None), (0, None), axis_name="batch")
+    return batched(x, state)
 
 
 def predict(net, x):
@@ -83,3 +84,177 @@ def test_aux_brings_leaves_back(part):
     else:
         found = gn.trace(net, X, call=call)
     assert found.all_widths == expected.all_widths
+
+
+def trained(net, steps=3):
+    """The network after some training-mode calls: statistics that aren't initial."""
+    for i in range(steps):
+        _, state = train(net, X + i)
+        net = (net[0], state)
+    return net
+
+
+def statistics(net, mode="batch"):
+    index = getattr(net[0].norm, f"{mode}_state_index")
+    return net[1].get(index)
+
+
+@pytest.mark.parametrize("mode", ["batch", "ema"])
+@pytest.mark.parametrize("calls", [[train], [predict], [train, predict]])
+def test_survivors_keep_their_statistics_and_newborns_start_anew(mode, calls):
+    net = trained(normed(mode))
+    anatomy = gn.trace(net, X, call=calls[0], also=calls[1:])
+    edit = gn.plan(anatomy, {"[0].first": 7})
+    wide = edit(net, key=jr.key(1))
+    old, new = statistics(net, mode), statistics(wide, mode)
+    for a, b, start in zip(old, new, (0.0, 1.0), strict=True):
+        assert (b[:4] == a).all() and (b[4:] == start).all()
+    assert (wide[0].norm.weight[4:] == 1).all()
+    assert (wide[0].norm.bias[4:] == 0).all()
+    assert wide[0].norm.input_size == wide[0].first.out_features == 7
+    assert jnp.allclose(predict(wide, X), predict(net, X), atol=1e-6)
+    # The copy of the state is the call's to consume, `wide` is used again below.
+    assert jnp.allclose(train(fresh(wide), X)[0], train(fresh(net), X)[0], atol=1e-5)
+    assert edit.after == gn.trace(wide, X, call=calls[0], also=calls[1:])
+    kept = [2, 0, 5]
+    narrow = gn.resize(wide, edit.after, {"[0].first": 3}, keep={"[0].first": kept})
+    for a, b in zip(statistics(wide, mode), statistics(narrow, mode), strict=True):
+        assert (b == a[jnp.array(kept)]).all()
+    built = eqx.nn.make_with_state(Normed)(7, mode, jr.key(0))
+    assert jax.tree.structure(built) == jax.tree.structure(wide)
+
+
+def fresh(net):
+    return jax.tree.map(lambda leaf: leaf, net)
+
+
+class Memory(eqx.Module):
+    """A recurrent cell that keeps its last activation in the state."""
+
+    into: eqx.nn.Linear
+    back: eqx.nn.Linear
+    last: eqx.nn.StateIndex
+    out: eqx.nn.Linear
+
+    def __init__(self, width, key):
+        a, b, c = jr.split(key, 3)
+        self.into = eqx.nn.Linear(3, width, key=a)
+        self.back = eqx.nn.Linear(width, width, use_bias=False, key=b)
+        self.last = eqx.nn.StateIndex(jnp.zeros(width))
+        self.out = eqx.nn.Linear(width, 2, key=c)
+
+    def __call__(self, x, state):
+        h = jnp.tanh(self.into(x) + self.back(state.get(self.last)))
+        return self.out(h), state.set(self.last, h)
+
+
+def remember(net, x):
+    return net[0](x, net[1])
+
+
+@pytest.mark.parametrize("init", ["zero_out", "clone"])
+def test_memory_is_data_so_growth_stays_exact_call_after_call(init):
+    net = eqx.nn.make_with_state(Memory)(4, jr.key(0))
+    anatomy = gn.trace(net, X[0], call=remember)
+    width = anatomy.widths["[0].into"]
+    assert [width.members[i].path for i in width.cover] == [
+        "[0].back.weight",
+        "[0].out.weight",
+    ]
+    assert [str(m) for m in width.members][-1] == "[1].last axis 0 [0:4] member"
+    wide = gn.resize(net, anatomy, {"[0].into": 6}, init=init, key=jr.key(1))
+    for x in X:
+        (a, state), (b, wide_state) = remember(net, x), remember(wide, x)
+        assert jnp.allclose(a, b, atol=1e-6)
+        net, wide = (net[0], state), (wide[0], wide_state)
+
+
+def test_a_state_is_the_users_to_consume():
+    net = eqx.nn.make_with_state(Memory)(4, jr.key(0))
+    anatomy = gn.trace(net, X[0], call=remember, also=[remember])
+    edit = gn.plan(anatomy, {"[0].into": 6})
+    edit(net, key=jr.key(0))
+    gn.reserve(net, anatomy, {"[0].into": 8})
+    gn.gate(net, anatomy, {"[0].into": jnp.ones(4)})
+
+    def loss(net, batch, key):
+        del key
+        out, state = remember(net, batch[0][0])
+        return jnp.mean((out - batch[1][0]) ** 2), gn.Aux(net=(None, state))
+
+    def predict(net, batch):
+        return remember(net, batch[0][0])[0]
+
+    run = fit(net, steps=11, loss=loss, predict=predict, anatomy=anatomy)
+    assert run.sizes == {"[0].into": 7}
+    remember(run.net, X[0])
+    remember(net, X[0])
+    with pytest.raises(ValueError, match="old state"):
+        remember(net, X[0])  # One call, its own, has consumed it.
+
+
+Y = jnp.sin(X @ jnp.ones((3, 2)))
+
+
+class Grow(gn.AbstractPolicy):
+    """Three units at the tenth step."""
+
+    every: int = eqx.field(static=True, default=10)
+    needs: frozenset[str] = eqx.field(static=True, default=frozenset({"loss"}))
+    optimizer: None = None
+
+    def init(self, anatomy, *, key):
+        del anatomy, key
+        return None, jnp.zeros((), jnp.int32)
+
+    def step(self, trainable, memory, evidence, *, key):
+        del key
+        births = jnp.where(memory == 0, 3, 0)
+        changes = {n: gn.Change(mask, births) for n, mask in evidence.open.items()}
+        return gn.Decision(changes), trainable, memory + 1, {}
+
+
+def loss(net, batch, key):
+    del key
+    out, state = train(net, batch[0])
+    return jnp.mean((out - batch[1]) ** 2), gn.Aux(net=(None, state))
+
+
+def fit(net, *, steps, loss=loss, **options):
+    given = {"optimizer": optax.sgd(1e-2), "policy": Grow(), "key": jr.key(1)}
+    return gn.fit(net, loss, (X, Y), steps=steps, **{**given, **options})
+
+
+@pytest.mark.parametrize("mode", ["batch", "ema"])
+@pytest.mark.parametrize("buckets", [gn.Buckets(), gn.Buckets(ratio=1)])
+def test_running_statistics_move_and_follow_growth(mode, buckets):
+    net = normed(mode)
+
+    def call(net, batch):
+        return predict(net, batch[0])
+
+    run = fit(net, steps=10, predict=call, buckets=buckets)
+    assert run.sizes == {"[0].first": 7}
+    mean, variance = statistics(run.net, mode)
+    assert (mean[4:] == 0).all() and (variance[4:] == 1).all()
+    assert (run.growing.open["[0].first"].sum()) == 7
+    # The same training without growth: survivors' statistics are the same numbers.
+    still = fit(net, steps=10, policy=gn.NoGrowth())
+    for a, b in zip(statistics(still.net, mode), (mean, variance), strict=True):
+        assert jnp.allclose(b[:4], a, rtol=1e-5) and not (a == 0).any()
+    longer = fit(net, steps=30, predict=call, buckets=buckets)
+    mean, variance = statistics(longer.net, mode)
+    assert (mean[4:] != 0).all() and (variance[4:] != 1).all()
+    assert jnp.isfinite(predict(longer.net, X)).all()
+    assert longer.history.ticks[-1].loss < longer.history.ticks[0].loss
+    again = gn.trace(longer.net, X, call=predict)
+    assert again.sizes == longer.anatomy.sizes
+
+
+def test_closed_slots_hold_initial_statistics():
+    run = fit(normed(), steps=9)
+    mean, variance = run.growing.net[1].get(run.growing.net[0].norm.batch_state_index)
+    closed = ~run.growing.open["[0].first"]
+    assert closed.any()
+    assert (mean[closed] == 0).all() and (variance[closed] == 1).all()
+    assert (mean[~closed] != 0).all()

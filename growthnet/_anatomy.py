@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, Literal
 
+import jax
 import jax.tree_util as jtu
 import numpy as np
 
@@ -191,11 +192,19 @@ class Anatomy:
                 total = total + count
         return total
 
-    def check(self, tree: Any, what: str = "the tree") -> dict[str, Any]:
+    def check(
+        self,
+        tree: Any,
+        what: str = "the tree",
+        *,
+        whole: bool = False,
+        numbers: bool = False,
+    ) -> dict[str, Any]:
         """The arrays of a tree shaped like the network, by leaf path.
 
         **Raises:** `ValueError` naming the first leaf whose shape differs, and for a
-        tree that has other leaves than the network.
+        tree that has other leaves than the network; with `whole`, fewer; with
+        `numbers`, descriptions of arrays (`jax.ShapeDtypeStruct`).
         """
         arrays = array_leaves(tree)
         known = {leaf.path: leaf for leaf in self.leaves}
@@ -211,6 +220,17 @@ class Anatomy:
                     f"{tuple(array.shape)}, the anatomy says {known[path].shape}; "
                     "use the anatomy of this network (`edit.after`, or trace again)"
                 )
+            if numbers and isinstance(array, jax.ShapeDtypeStruct):
+                raise ValueError(
+                    f"leaf {path!r} of {what} is a jax.ShapeDtypeStruct, which holds "
+                    "no numbers; this needs the arrays themselves"
+                )
+        missing = [path for path in known if path not in arrays] if whole else []
+        if missing:
+            raise ValueError(
+                f"{what} has no array {missing[0]!r}, which the anatomy names; give "
+                "the whole network that was traced"
+            )
         return arrays
 
     def resized(self, sizes: Mapping[str, int]) -> "Anatomy":

@@ -15,7 +15,7 @@ from ._maps import axis_edit, LeafEdit, MapPair
 from ._newborns import newborn_entries
 from ._optimizer import move_state
 from ._paths import array_leaves, map_arrays
-from ._statics import retuned, untrue_fields
+from ._statics import check_changed, retuned, untrue_fields
 from ._trace import fields_at
 
 
@@ -116,6 +116,11 @@ class Edit:
             raise ValueError(
                 "an edit makes new shapes, so it can't run under jit or vmap; "
                 "reserve capacity and open units there instead"
+            )
+        if not arrays:
+            raise ValueError(
+                f"there are no arrays in the tree ({type(tree).__name__}); an edit "
+                "takes the network, or a tree shaped like it"
             )
         newborns = newborn_entries(self, key)
         new: dict[str, Any] = {}
@@ -292,7 +297,20 @@ def plan(
     after = anatomy.resized(sizes)
     if anatomy.source is not None:
         after = dataclasses.replace(after, source=anatomy.source.at(anatomy, sizes))
+        _check_invariants(anatomy, after, sizes)
     return Edit(anatomy, after, init, tuple(changes), pairs)
+
+
+def _check_invariants(
+    before: Anatomy, after: Anatomy, sizes: Mapping[str, int]
+) -> None:
+    """A layer may refuse a size by its own `__check_init__`."""
+    try:
+        check_changed(before.source.skeleton, after.source.skeleton)
+    except Exception as error:
+        raise ValueError(
+            f"the network itself refuses the sizes {dict(sizes)}: {error}"
+        ) from error
 
 
 def _change(width: Width, new: int, keep: np.ndarray, init: Init) -> WidthChange:
@@ -402,4 +420,5 @@ def resize(
         ```
     """
     edit = plan(anatomy, sizes, init=init, keep=keep, allow_drift=allow_drift)
+    anatomy.check(net, "the network", whole=True)
     return edit(net, key=key)

@@ -105,6 +105,7 @@ class Grower:
 
         **Raises:** `ValueError` if no width matches, or none of them can be gated.
         """
+        anatomy.check(net, "the network", whole=True, numbers=True)
         managed = self._managed(anatomy)
         trainable, memory = as_arrays(self.policy.init(managed, key=jr.fold_in(key, 0)))
         params = self.trainable.of(net)

@@ -9,6 +9,7 @@ import jax
 import jax.extend.core as jexc
 import jax.tree_util as jtu
 
+from ._asked import call_it
 from ._aux import returned
 from ._paths import array_leaves, is_array, join, key_names
 
@@ -21,12 +22,14 @@ class Program:
     - `returned`: per output, the leaves that it is a new value of.
     - `moving`: leaves whose new value isn't the old one. They hold what calls left
         there, so in this program they are data rather than weights.
+    - `used`: inputs that something is done with.
     """
 
     closed: Any
     inputs: tuple[str, ...]
     returned: tuple[tuple[int, ...], ...]
     moving: frozenset[int]
+    used: frozenset[int]
 
     def new_values(self, outputs: Sequence[Any]) -> list[tuple[int, Any]]:
         """Which leaves come back with which of the outputs."""
@@ -51,7 +54,13 @@ def traced(net: Any, call: Callable[..., Any], args: tuple[Any, ...]) -> Program
             arg_all[i] = array
         # Built anew, so that an Equinox `State` in it is the call's to consume.
         mine = jtu.tree_unflatten(net_def, net_all)
-        result = returned(net, call(mine, *jtu.tree_unflatten(arg_def, arg_all)))
+        given = call(mine, *jtu.tree_unflatten(arg_def, arg_all))
+        result = returned(net, given)
+        if not result:
+            raise ValueError(
+                f"the call returned {given!r}, which holds no array; return what the "
+                "network computes"
+            )
         owners[:] = [tuple(index[name] for name in names) for names, _ in result]
         return [array for _, array in result]
 
@@ -60,32 +69,46 @@ def traced(net: Any, call: Callable[..., Any], args: tuple[Any, ...]) -> Program
     closed = jax.make_jaxpr(flat)(
         [net_leaves[i] for i in net_at], [arg_leaves[i] for i in arg_at]
     )
-    same = _passed_on(closed.jaxpr) if any(owners) else [None] * len(owners)
+    used, same = _flow(closed.jaxpr)
     moving = {leaf for of, i in zip(owners, same, strict=True) for leaf in {*of} - {i}}
+    shown = {i for of, i in zip(owners, same, strict=True) if not of and i is not None}
     names = _argument_names(net, call, args)
-    return Program(closed, tuple(names), tuple(owners), frozenset(moving))
+    return Program(
+        closed,
+        tuple(names),
+        tuple(owners),
+        frozenset(moving),
+        frozenset(used | moving | shown),
+    )
 
 
-def _passed_on(jaxpr: Any) -> list[int | None]:
-    """For each output, the input that it is, as it came in."""
+def _flow(jaxpr: Any) -> tuple[set[int], list[int | None]]:
+    """Which inputs are used; and for each output, which input it is, unchanged."""
     known = {var: i for i, var in enumerate(jaxpr.invars)}
+    used: set[int] = set()
 
     def look(atom: Any) -> int | None:
         return None if isinstance(atom, jexc.Literal) else known.get(atom)
 
     for eqn in jaxpr.eqns:
-        body = eqn.params.get("jaxpr", eqn.params.get("call_jaxpr"))
-        body = getattr(body, "jaxpr", body)
-        if body is None or len(body.invars) != len(eqn.invars):
-            continue
-        if len(body.outvars) != len(eqn.outvars):
-            continue
-        inner = [] if eqn.primitive.name in ("scan", "while") else _passed_on(body)
-        for var, i in zip(eqn.outvars, inner, strict=False):
-            source = None if i is None else look(eqn.invars[i])
+        body = _called(eqn)
+        inner, same = (range(len(eqn.invars)), []) if body is None else _flow(body)
+        used |= {i for j in inner if (i := look(eqn.invars[j])) is not None}
+        for var, j in zip(eqn.outvars, same, strict=False):
+            source = None if j is None else look(eqn.invars[j])
             if source is not None:
                 known[var] = source
-    return [look(var) for var in jaxpr.outvars]
+    return used, [look(var) for var in jaxpr.outvars]
+
+
+def _called(eqn: Any) -> Any:
+    """The program that an equation runs once (not a loop's body), if it does."""
+    body = eqn.params.get("jaxpr", eqn.params.get("call_jaxpr"))
+    body = getattr(body, "jaxpr", body)
+    if body is None or eqn.primitive.name in ("scan", "while"):
+        return None
+    fits = (len(body.invars), len(body.outvars)) == (len(eqn.invars), len(eqn.outvars))
+    return body if fits else None
 
 
 def _argument_names(net: Any, call: Callable, args: tuple[Any, ...]) -> list[str]:
@@ -104,11 +127,6 @@ def _argument_names(net: Any, call: Callable, args: tuple[Any, ...]) -> list[str
             if is_array(leaf):
                 names.append(f"`{name}{join(key_names(path))}`")
     return names
-
-
-def call_it(net: Any, *args: Any) -> Any:
-    """The default call."""
-    return net(*args)
 
 
 def abstract(tree: Any) -> Any:

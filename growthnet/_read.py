@@ -33,6 +33,7 @@ def read(
         tuple(reader.events),
         tuple(reader.numbers),
         tuple(reader.unknown),
+        frozenset[int]().union(*(program.used for program in programs)),
         reader.tape,
     )
 

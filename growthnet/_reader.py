@@ -67,6 +67,7 @@ class Reading:
     events: tuple[Event, ...]
     numbers: tuple[tuple[str, float, str], ...]
     unknown: tuple[str, ...]
+    used: frozenset[int]
     tape: Tape
 
 

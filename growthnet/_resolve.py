@@ -67,7 +67,7 @@ def resolve(reading: Reading, paths: Sequence[str], dtypes: Sequence[str]) -> An
             dtype,
             axes,
             tuple(axis for axis in range(len(nodes)) if (i, axis) in fan_in),
-            reached=not nodes or _reached(i, layouts, facts),
+            reached=not nodes or i in reading.used,
         )
         for i, (path, nodes, dtype, axes) in enumerate(
             zip(paths, reading.leaves, dtypes, layouts, strict=True)
@@ -238,19 +238,6 @@ def _cover(fact: _Facts, leaves: Sequence[Leaf]) -> tuple[set[Key], list[str]]:
 
 def _zeroable(side: Side) -> bool:
     return side.kind in (Kind.PARAM, Kind.ROWS) and side.zeroable
-
-
-def _reached(
-    leaf: int, layouts: Sequence[tuple[Layout, ...]], facts: list[_Facts]
-) -> bool:
-    for layout in layouts[leaf]:
-        for _, atom in occurrences(layout):
-            fact = facts[atom.id]
-            if fact.contractions or fact.drift or fact.interface or fact.rigid:
-                return True
-            if any(fact.roles.values()):
-                return True
-    return False
 
 
 class _Names:

@@ -82,12 +82,15 @@ def retuned(
     """
     result = _retuned(old, new, found, "")
     if check:
-        _check_changed(old, result)
+        check_changed(old, result)
     return result
 
 
-def _check_changed(old: Any, new: Any) -> None:
-    """A module that is built without its constructor still owes its invariants."""
+def check_changed(old: Any, new: Any) -> None:
+    """A module that is built without its constructor still owes its invariants.
+
+    **Raises:** what the module's `__check_init__` raises.
+    """
     before = dict(modules(old))
     for path, module in modules(new):
         pairs = zip(jtu.tree_leaves(before[path]), jtu.tree_leaves(module), strict=True)

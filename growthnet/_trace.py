@@ -15,9 +15,10 @@ from typing import Any
 import jax
 
 from ._anatomy import Anatomy, Width
+from ._asked import asked_calls, failure
 from ._initials import with_initials
 from ._paths import array_leaves, map_arrays
-from ._programs import abstract, call_it, traced
+from ._programs import abstract, Program, traced
 from ._read import read
 from ._reader import error_line
 from ._resolve import resolve, with_gateable
@@ -135,35 +136,23 @@ def trace(
     The method is that of dependency graphs for pruning (Fang et al., DepGraph, CVPR
     2023), on jaxprs instead of autograd graphs.
     """
-    source = source_of(net, example_args, call, also)
-    try:
-        first, numbers = _read(source)
-    except Exception as error:
-        where = f" (at {error_line(error)})" if error_line(error) else ""
+    calls = asked_calls(net, example_args, call, also)
+    (call, args), *others = [(f, abstract(given)) for f, given in calls]
+    source = Source(abstract(net), call, args, also=tuple(others))
+    programs = []
+    for number, (function, given) in enumerate(source.calls):
+        try:
+            programs.append(traced(source.skeleton, function, given))
+        except Exception as error:
+            text = failure(error, calls, number, error_line(error))
+            raise ValueError(text) from error
+    first, numbers = _anatomy_of(source.skeleton, programs)
+    if not any(leaf.reached for leaf in first.leaves if leaf.shape):
         raise ValueError(
-            f"the network can't be called with these arguments{where}: {error}"
-        ) from error
+            "the call doesn't use the network that it is given; use its first argument "
+            "in place of a network from outside"
+        )
     return _certified(first, source, numbers)
-
-
-def source_of(
-    net: Any, args: tuple[Any, ...], call: Any, also: Sequence[Any]
-) -> Source:
-    """What `trace` was asked to read."""
-    if call is None:
-        if not callable(net):
-            raise ValueError(
-                f"a {type(net).__name__} can't be called; say how to with "
-                "`call=lambda net, x: ...`"
-            )
-        call = call_it
-    if not array_leaves(net):
-        raise ValueError("the network has no arrays; pass the network itself, not None")
-    others = []
-    for other in also:
-        other, its = other if isinstance(other, tuple) else (other, args)
-        others.append((other, abstract(its)))
-    return Source(abstract(net), call, abstract(args), also=tuple(others))
 
 
 def _like(old: Any, shape: tuple[int, ...]) -> Any:
@@ -173,7 +162,12 @@ def _like(old: Any, shape: tuple[int, ...]) -> Any:
 def _read(source: Source) -> tuple[Anatomy, list[tuple[str, float, str]]]:
     """One reading of a network: its anatomy and the numbers in its programs."""
     net = source.skeleton
-    programs = [traced(net, call, args) for call, args in source.calls]
+    return _anatomy_of(net, [traced(net, call, args) for call, args in source.calls])
+
+
+def _anatomy_of(
+    net: Any, programs: Sequence[Program]
+) -> tuple[Anatomy, list[tuple[str, float, str]]]:
     arrays = array_leaves(net)
     reading = read(programs, [a.shape for a in arrays.values()], RULES)
     dtypes = [str(a.dtype) for a in arrays.values()]

@@ -258,3 +258,110 @@ def test_closed_slots_hold_initial_statistics():
     assert closed.any()
     assert (mean[closed] == 0).all() and (variance[closed] == 1).all()
     assert (mean[~closed] != 0).all()
+
+
+class Autoencoder(eqx.Module):
+    into: eqx.nn.MLP
+    out: eqx.nn.MLP
+    average: jax.Array
+
+    def __init__(self):
+        self.into = eqx.nn.MLP(3, 4, 8, 1, key=jr.key(0))
+        self.out = eqx.nn.MLP(4, 3, 8, 1, key=jr.key(1))
+        self.average = jnp.zeros((4, 8))
+
+    def encode(self, x):
+        return self.into(x)
+
+    def decode(self, code):
+        return self.out(code)
+
+    def __call__(self, x):
+        return self.decode(self.encode(x))
+
+
+def test_one_anatomy_of_several_calls():
+    net = Autoencoder()
+    alone = gn.trace(net, X[0], call=Autoencoder.encode)
+    assert alone.sizes == {"into.layers[0]": 8}
+    left = ["out.layers[0].weight", "out.layers[0].bias"]
+    left += ["out.layers[1].weight", "out.layers[1].bias", "average"]
+    assert alone.warnings == tuple(f"the trace doesn't reach {p}" for p in left)
+    both = gn.trace(
+        net, X[0], call=Autoencoder.encode, also=[(Autoencoder.decode, (jnp.ones(4),))]
+    )
+    assert both.sizes == {"into.layers[0]": 8, "out.layers[0]": 8}
+    assert both.warnings == ("the trace doesn't reach average",)
+    fixed = {f.name: f.reason for f in both.fixed}
+    assert fixed["into.layers[1]"] == "it is axis 0 of the output"
+    code = "it is axis 0 of the input `code` of `also[0]`"
+    assert fixed["out.layers[0].weight:1"] == code
+    # In the whole program the code is hidden; the decoder's own call fixes it again.
+    whole = gn.trace(net, X[0])
+    assert whole.sizes["into.layers[1]"] == 4
+    again = gn.trace(net, X[0], also=[(Autoencoder.decode, (jnp.ones(4),))])
+    assert again.sizes == both.sizes
+    assert gn.trace(net, X[0], also=[Autoencoder.__call__]) == whole
+
+
+def test_a_leaf_that_no_call_reaches_keeps_its_shape_and_is_named():
+    net = Autoencoder()
+    edit = gn.plan(gn.trace(net, X[0]), {"out.layers[0]": 10})
+    text = "the trace doesn't reach average: it keeps its shape (4, 8), though out."
+    assert text in edit.explain()
+    assert edit(net, key=jr.key(0)).average.shape == (4, 8)
+    assert "average" not in gn.plan(edit.before, {"into.layers[1]": 5}).explain()[:200]
+    reaching = gn.trace(
+        net, X[0], also=[lambda net, x: net.average @ net.into.layers[0](x)]
+    )
+    assert not reaching.warnings
+    grown = gn.resize(net, reaching, {"into.layers[0]": 10}, key=jr.key(0))
+    assert grown.average.shape == (4, 10)
+
+
+def test_reached_means_used():
+    """Passing a leaf on unused, even through a jitted function, isn't using it."""
+
+    @jax.jit
+    def pair(w, unused, x):
+        return w @ x, unused
+
+    net = {"w": jnp.ones((2, 3)), "unused": jnp.ones(7), "one": jnp.ones((1, 1))}
+
+    def call(net, x):
+        y, unused = pair(net["w"], net["unused"], x)
+        return y * net["one"][0], gn.Aux(net={"unused": unused})
+
+    anatomy = gn.trace(net, X[0], call=call)
+    assert anatomy.warnings == ("the trace doesn't reach unused",)
+
+
+def test_spectral_norm():
+    class Normed(eqx.Module):
+        first: eqx.nn.SpectralNorm
+        last: eqx.nn.SpectralNorm
+
+        def __init__(self):
+            a, b = jr.split(jr.key(0))
+            first, last = eqx.nn.Linear(3, 4, key=a), eqx.nn.Linear(4, 2, key=b)
+            self.first = eqx.nn.SpectralNorm(first, "weight", key=a)
+            self.last = eqx.nn.SpectralNorm(last, "weight", key=b)
+
+        def __call__(self, x, state):
+            x, state = self.first(x, state)
+            return self.last(jax.nn.relu(x), state)
+
+    net = eqx.nn.make_with_state(Normed)()
+    still = eqx.nn.inference_mode(net)
+    anatomy = gn.trace(still, X[0], call=remember)
+    assert anatomy.widths["[0].first.layer"].gateable == "any"
+    wide = gn.resize(still, anatomy, {"[0].first.layer": 6}, key=jr.key(1))
+    assert jnp.allclose(remember(wide, X[0])[0], remember(still, X[0])[0], atol=1e-6)
+    # In training its norms go over the units.
+    anatomy = gn.trace(net, X[0], call=remember)
+    with pytest.raises(ValueError, match="`reduce_sum` goes over its units"):
+        gn.plan(anatomy, {"[0].first.layer": 6})
+    edit = gn.plan(anatomy, {"[0].first.layer": 6}, allow_drift=True)
+    out, state = remember(edit(net, key=jr.key(1)), X[0])
+    assert jnp.isfinite(out).all()
+    assert state.get(net[0].first.uv_index)[0].shape == (6,)

@@ -128,10 +128,7 @@ class Reader:
     def contract(self, a: Value, i: int, b: Value, j: int) -> None:
         """Axis `i` of `a` is summed against axis `j` of `b`."""
         self.solver.unify(a.dims[i], b.dims[j])
-        sides = (
-            Side(a.kind, spots(a, i), a.zeroable, a.linear),
-            Side(b.kind, spots(b, j), b.zeroable, b.linear),
-        )
+        sides = (_side(a, i, b), _side(b, j, a))
         self.events.append(Contraction(a.dims[i], sides, self.line))
 
     def reduce(self, value: Value, dim: int, what: str) -> None:
@@ -239,6 +236,12 @@ def opaque(reader: Reader, values: Sequence[Value], reason: str) -> list[Value]:
     for value in values:
         reader.absorb(value)
     return results
+
+
+def _side(value: Value, dim: int, other: Value) -> Side:
+    if value.kind == Kind.ROWS and other.kind == Kind.PARAM:
+        return Side(Kind.ACT, (), False, value.linear)
+    return Side(value.kind, spots(value, dim), value.zeroable, value.linear)
 
 
 def spots(value: Value, dim: int) -> tuple[Spot, ...]:

@@ -3,16 +3,22 @@
 from .._reader import Rule
 from ._calls import CALLS
 from ._contract import CONTRACTIONS
+from ._conv import CONVOLUTIONS
 from ._elementwise import ELEMENTWISE
+from ._index import INDEXING
 from ._position import POSITIONS
 from ._reduce import REDUCTIONS
 from ._shape import SHAPES
+from ._window import WINDOWS
 
 
 RULES: dict[str, Rule] = {
     **ELEMENTWISE,
     **SHAPES,
     **CONTRACTIONS,
+    **CONVOLUTIONS,
+    **WINDOWS,
+    **INDEXING,
     **REDUCTIONS,
     **POSITIONS,
     **CALLS,

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from .._events import Kind, Origin, Role, Value
+from .._events import combined, Kind, Origin, Role, Value
 from .._reader import Reader, Rule, spots
 from ._domains import note_partial, signs
 
@@ -36,14 +36,10 @@ def elementwise(reader: Reader, eqn: Any, values: tuple[Value, ...]) -> list[Val
     name = eqn.primitive.name
     shape = reader.out()
     dims = tuple(_join(reader, values, d, n) for d, n in enumerate(shape))
-    kind = max(v.kind for v in values)
+    kind = combined(values)
     product = values if name == "mul" and len(values) == 2 else None
-    if kind > Kind.PARAM:
-        role = Role.SCALE if name in _SCALING else Role.OFFSET
-        for value in values:
-            if value.kind in (Kind.PARAM, Kind.ROWS) and value.kind < kind:
-                for d in range(len(value.dims)):
-                    reader.touch(value, d, role)
+    if kind == Kind.ACT:
+        _note_roles(reader, name, values)
         note_partial(reader, name, eqn, values)
         sign = signs(name, eqn, values)
         result = Value(
@@ -66,6 +62,19 @@ def elementwise(reader: Reader, eqn: Any, values: tuple[Value, ...]) -> list[Val
         )
         _note_singular(reader, name, values)
     return [result] * len(eqn.outvars)
+
+
+def _note_roles(reader: Reader, name: str, values: Sequence[Value]) -> None:
+    """What leaves do to activations; rows of a leaf that only meet other leaves are the
+    activations."""
+    role = Role.SCALE if name in _SCALING else Role.OFFSET
+    highest = max(v.kind for v in values)
+    for value in values:
+        if value.kind == Kind.ROWS == highest:
+            reader.absorb(value)
+        elif value.kind in (Kind.PARAM, Kind.ROWS):
+            for d in range(len(value.dims)):
+                reader.touch(value, d, role)
 
 
 def _join(reader: Reader, values: Sequence[Value], d: int, n: int):
@@ -97,9 +106,17 @@ def _zeroable(name: str, values: Sequence[Value]) -> bool:
         return all(v.zeroable for v in leaves)
     if name == "div":
         return values[0].kind >= Kind.PARAM and values[0].zeroable
-    if name in ("add", "add_any", "sub"):
-        return all(v.zeroable or v.literal == 0 for v in values)
-    return name in ("max", "min") and all(v.zeroable or v.literal == 0 for v in values)
+    if name == "select_n":
+        return zero_with_leaves(values[1:])
+    return name in _SUMS and zero_with_leaves(values)
+
+
+_SUMS = set("add add_any sub max min".split())
+
+
+def zero_with_leaves(values: Sequence[Value]) -> bool:
+    """Are all of several values zero where the leaves are?"""
+    return all(v.zeroable or v.literal == 0 for v in values)
 
 
 _LINEAR = set(
@@ -116,6 +133,8 @@ def _linear(name: str, values: Sequence[Value]) -> bool:
         return len(leaves) <= 1
     if name == "div":
         return len(leaves) == 0 or leaves == [values[0]]
+    if name == "select_n":
+        return values[0].kind == Kind.CONST
     return not leaves or name in _LINEAR
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from .._events import Kind, Value
 from .._reader import Reader, Rule
-from ._contract import moved_origins
+from ._moves import moved_origins
 
 
 def ordered(reader: Reader, eqn: Any, values: tuple[Value, ...]) -> list[Value]:

@@ -4,7 +4,7 @@ from typing import Any
 
 from .._events import Kind, Role, Value
 from .._reader import Reader, Rule
-from ._contract import moved_origins
+from ._moves import lost, moved_origins
 
 
 def reduction(reader: Reader, eqn: Any, values: tuple[Value, ...]) -> list[Value]:
@@ -23,10 +23,15 @@ def reduction(reader: Reader, eqn: Any, values: tuple[Value, ...]) -> list[Value
                 reader.reduce(value, axis, f"`{name}` goes over its units")
         kept = [d for d in range(len(value.dims)) if d not in axes]
         dims = tuple(value.dims[d] for d in kept)
-        origins = moved_origins(value, {d: i for i, d in enumerate(kept)}, dims)
-        linear = value.linear and name == "reduce_sum"
+        to = {d: i for i, d in enumerate(kept)}
         results.append(
-            Value(dims, value.kind, origins, zeroable=value.zeroable, linear=linear)
+            Value(
+                dims,
+                value.kind,
+                moved_origins(value, to, dims),
+                zeroable=value.zeroable and not lost(value, to),
+                linear=value.linear and name == "reduce_sum",
+            )
         )
     return results
 

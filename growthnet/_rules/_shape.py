@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from .._events import Kind, Origin, Value
+from .._events import combined, Kind, Origin, Value
 from .._reader import opaque, Reader, Rule
 from .._unify import Node
+from ._elementwise import zero_with_leaves
 
 
 def _rearranged(
@@ -43,7 +44,11 @@ def transpose(reader: Reader, eqn: Any, values: tuple[Value, ...]) -> Value:
 def squeeze(reader: Reader, eqn: Any, values: tuple[Value, ...]) -> Value:
     del reader
     (value,) = values
-    gone = [d % len(value.dims) for d in eqn.params["dimensions"]]
+    return squeezed(value, [d % len(value.dims) for d in eqn.params["dimensions"]])
+
+
+def squeezed(value: Value, gone: Sequence[int]) -> Value:
+    """The value without these axes of size 1."""
     kept = [d for d in range(len(value.dims)) if d not in gone]
     to = {d: (i,) for i, d in enumerate(kept)}
     return _rearranged(
@@ -151,7 +156,7 @@ def _regroup(reader: Reader, ins: list[Node], outs: list[int]) -> list[Node]:
     return fresh
 
 
-def _cut(reader: Reader, node: Node, start: int, stop: int) -> Node:
+def cut(reader: Reader, node: Node, start: int, stop: int) -> Node:
     """The node of `axis[start:stop]`."""
     solver = reader.solver
     if (start, stop) == (0, node.size):
@@ -183,17 +188,28 @@ def slice_(reader: Reader, eqn: Any, values: tuple[Value, ...]) -> Value:
     dims = []
     for d, node in enumerate(value.dims):
         if strides[d] == 1:
-            dims.append(_cut(reader, node, int(starts[d]), int(stops[d])))
+            dims.append(cut(reader, node, int(starts[d]), int(stops[d])))
             continue
         dims.append(reader.dims((reader.out()[d],))[0])
         for rigid in (node, dims[-1]):
             reader.rigid(rigid, f"a slice takes every {strides[d]}th of its units")
-    cut = tuple(map(slice, starts, stops, strides))
+    return _taken(value, dims, tuple(map(slice, starts, stops, strides)))
 
+
+def _taken(value: Value, dims: Sequence[Node], bounds: Sequence[slice]) -> Value:
     def grid(g: np.ndarray) -> np.ndarray:
-        return g[tuple(c if g.shape[d] > 1 else slice(None) for d, c in enumerate(cut))]
+        every = slice(None)
+        return g[tuple(b if g.shape[d] > 1 else every for d, b in enumerate(bounds))]
 
     return _rearranged(value, dims, grid, lambda d: (d,))
+
+
+def sliced(
+    reader: Reader, value: Value, starts: Sequence[int], stops: Sequence[int]
+) -> Value:
+    """`value[start:stop]` along every axis."""
+    dims = [cut(reader, *args) for args in zip(value.dims, starts, stops, strict=True)]
+    return _taken(value, dims, tuple(map(slice, starts, stops)))
 
 
 def split(reader: Reader, eqn: Any, values: tuple[Value, ...]) -> list[Value]:
@@ -202,7 +218,7 @@ def split(reader: Reader, eqn: Any, values: tuple[Value, ...]) -> list[Value]:
     for size in map(int, eqn.params["sizes"]):
         stop = start + size
         dims = list(value.dims)
-        dims[axis] = _cut(reader, value.dims[axis], start, stop)
+        dims[axis] = cut(reader, value.dims[axis], start, stop)
 
         def grid(g: np.ndarray, a: int = start, b: int = stop) -> np.ndarray:
             varies = g.shape[axis] > 1
@@ -229,8 +245,8 @@ def _merged(
     reader: Reader, values: Sequence[Value], dims: tuple[Node, ...], axis: int
 ) -> Value:
     """One value out of several that lie side by side along `axis`."""
-    kind = max(v.kind for v in values)
-    if kind > Kind.PARAM:
+    kind = combined(values)
+    if kind == Kind.ACT:
         for value in values:
             reader.absorb(value)
         return Value(dims, kind)
@@ -248,13 +264,13 @@ def _merged(
             grid[here] = o.grid
             origins.append(Origin(o.leaf, o.axis, grid, o.along))
         start += width
-    leaves = [v for v in values if v.kind >= Kind.PARAM]
     return Value(
         dims,
         kind,
         tuple(origins),
-        zeroable=bool(leaves) and all(v.zeroable for v in leaves),
-        linear=all(v.linear for v in leaves),
+        # Ones beside a leaf's entries stay ones, whatever the leaf's entries are.
+        zeroable=kind > Kind.CONST and zero_with_leaves(values),
+        linear=all(v.linear for v in values),
     )
 
 
@@ -271,8 +287,8 @@ def pad(reader: Reader, eqn: Any, values: tuple[Value, ...]) -> Value | list[Val
             reader.rigid(node, "padding")
         if lo or hi:
             dims[d] = reader.solver.sum([ends[0], value.dims[d], ends[1]])
-    kind = max(value.kind, filler.kind)
-    if kind > Kind.PARAM:
+    kind = combined(values)
+    if kind == Kind.ACT:
         reader.absorb(value)
         return Value(tuple(dims), kind)
 
@@ -283,7 +299,10 @@ def pad(reader: Reader, eqn: Any, values: tuple[Value, ...]) -> Value | list[Val
         ]
         return np.pad(g, widths, constant_values=-1)
 
-    return _rearranged(value, dims, grid, lambda d: (d,))
+    moved = _rearranged(value, dims, grid, lambda d: (d,))
+    return dataclasses.replace(
+        moved, kind=kind, zeroable=moved.zeroable and filler.literal == 0, literal=None
+    )
 
 
 def stack(reader: Reader, eqn: Any, values: tuple[Value, ...]) -> Value:
@@ -342,7 +361,7 @@ def tile(reader: Reader, eqn: Any, values: tuple[Value, ...]) -> Value:
         counter = reader.dims((copies,))[0]
         reader.rigid(counter, "it counts copies")
         dims.append(reader.solver.prod([counter, node]))
-    if value.kind > Kind.PARAM:
+    if value.kind == Kind.ACT:
         return Value(tuple(dims), value.kind)
     reps = eqn.params["reps"]
     return _rearranged(

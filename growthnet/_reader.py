@@ -184,7 +184,8 @@ class Reader:
             if isinstance(results, Value):
                 results = [results]
             for var, value in zip(eqn.outvars, results, strict=True):
-                assert value.shape == tuple(var.aval.shape), eqn.primitive.name
+                shape = tuple(getattr(var.aval, "shape", ()))
+                assert value.shape == shape, eqn.primitive.name
                 env[var] = value
             bodies = tuple(self._bodies.pop())
             tape.steps.append(Step(eqn, values, tuple(results), bodies))
@@ -229,7 +230,8 @@ def unknown_primitive(reader: Reader, eqn: Any, values: tuple[Value, ...]):
 def opaque(reader: Reader, values: Sequence[Value], reason: str) -> list[Value]:
     """Every axis in and out of the current equation is rigid."""
     kind = max((v.kind for v in values), default=Kind.CONST)
-    results = [Value(reader.dims(v.aval.shape), kind) for v in reader.outputs]
+    shapes = [getattr(v.aval, "shape", ()) for v in reader.outputs]  # tokens have none
+    results = [Value(reader.dims(shape), kind) for shape in shapes]
     for value in (*values, *results):
         for node in value.dims:
             reader.rigid(node, reason)

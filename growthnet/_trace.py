@@ -21,6 +21,7 @@ from ._paths import array_leaves, is_array, join, key_names, map_arrays
 from ._reader import error_line, read
 from ._resolve import resolve, with_gateable
 from ._rules import RULES
+from ._rules._text import PrimitiveError
 from ._statics import Found, modules, owned_fields, retuned, static_ints
 
 
@@ -110,6 +111,8 @@ def trace(
     source = Source(_abstract(net), call, tuple(map(_abstract, example_args)))
     try:
         first, numbers = _read(source)
+    except PrimitiveError:
+        raise
     except Exception as error:
         where = f" (at {error_line(error)})" if error_line(error) else ""
         raise ValueError(

@@ -2,10 +2,13 @@
 
 from .._reader import Rule
 from ._calls import CALLS
+from ._collective import COLLECTIVES
 from ._contract import CONTRACTIONS
 from ._conv import CONVOLUTIONS
 from ._elementwise import ELEMENTWISE
 from ._index import INDEXING
+from ._linalg import LINALG
+from ._opaque import OPAQUE as OPAQUE, OPAQUES
 from ._position import POSITIONS
 from ._reduce import REDUCTIONS
 from ._shape import SHAPES
@@ -13,6 +16,7 @@ from ._window import WINDOWS
 
 
 RULES: dict[str, Rule] = {
+    **OPAQUES,
     **ELEMENTWISE,
     **SHAPES,
     **CONTRACTIONS,
@@ -21,5 +25,7 @@ RULES: dict[str, Rule] = {
     **INDEXING,
     **REDUCTIONS,
     **POSITIONS,
+    **LINALG,
+    **COLLECTIVES,
     **CALLS,
 }

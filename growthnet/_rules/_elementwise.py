@@ -8,17 +8,17 @@ import numpy as np
 from .._events import combined, Kind, Origin, Role, Value
 from .._reader import Reader, Rule, spots
 from ._domains import note_partial, signs
+from ._moves import through
 
 
 # f(0) = 0: a leaf's zeros come through as zeros.
 _ZERO_TO_ZERO = set(
     "abs asin asinh atan atanh cbrt ceil conj convert_element_type copy copy_p "
-    "erf expm1 floor imag integer_pow log1p neg optimization_barrier real "
-    "reduce_precision round sharding_constraint sign sin sinh sqrt square "
-    "stop_gradient tan tanh device_put name".split()
+    "erf expm1 floor imag integer_pow log1p neg real reduce_precision round sign sin "
+    "sinh sqrt square stop_gradient tan tanh name".split()
 )
 _OTHER_UNARY = set(
-    "acos acosh bitcast_convert_type cos cosh digamma erf_inv erfc exp exp2 "
+    "acos acosh cos cosh digamma erf_inv erfc exp exp2 "
     "bessel_i0e bessel_i1e bessel_i0 bessel_i1 is_finite lgamma log logistic not "
     "population_count clz rsqrt".split()
 )
@@ -26,8 +26,9 @@ _SCALING = set("mul div pow rem atan2 complex nextafter".split())
 _COMBINING = set(
     "add add_any sub max min and or xor eq ne lt le gt ge lt_to le_to eq_to "
     "shift_left shift_right_logical shift_right_arithmetic select_n clamp "
-    "igamma igammac polygamma regularized_incomplete_beta zeta random_gamma_grad "
-    "threefry2x32".split()
+    "igamma igammac igamma_grad_a polygamma regularized_incomplete_beta zeta "
+    "random_gamma_grad mulhi select_if_vmap threefry2x32 threefry4x32 philox2x32 "
+    "philox4x32".split()
 )
 
 
@@ -120,8 +121,8 @@ def zero_with_leaves(values: Sequence[Value]) -> bool:
 
 
 _LINEAR = set(
-    "add add_any sub neg convert_element_type copy copy_p device_put name real imag "
-    "optimization_barrier sharding_constraint stop_gradient".split()
+    "add add_any sub neg convert_element_type copy copy_p name real imag "
+    "stop_gradient".split()
 )
 
 
@@ -155,6 +156,8 @@ _FOLDS = {
     "add": lambda a, b: a + b,
     "sub": lambda a, b: a - b,
     "mul": lambda a, b: a * b,
+    "max": max,
+    "min": min,
     "lt": lambda a, b: a < b,
     "ge": lambda a, b: a >= b,
     "convert_element_type": lambda a: a,
@@ -170,6 +173,50 @@ def _fold(name: str, values: Sequence[Value]) -> Any:
     return np.asarray(_FOLDS[name](*literals)).item()
 
 
-ELEMENTWISE: dict[str, Rule] = dict.fromkeys(
-    _ZERO_TO_ZERO | _OTHER_UNARY | _SCALING | _COMBINING, elementwise
-)
+def unchanged(reader: Reader, eqn: Any, values: tuple[Value, ...]) -> list[Value]:
+    """Each result is the argument at its place: barriers, annotations, transfers."""
+    del reader
+    return list(values[: len(eqn.outvars)])
+
+
+def second(reader: Reader, eqn: Any, values: tuple[Value, ...]) -> Value:
+    del reader, eqn
+    return values[1]
+
+
+def bitcast(reader: Reader, eqn: Any, values: tuple[Value, ...]) -> Any:
+    """To a type of another size an axis comes or goes at the end."""
+    (value,) = values
+    shape = reader.out()
+    if shape == value.shape:
+        return elementwise(reader, eqn, values)
+    both = range(min(len(shape), len(value.dims)))
+    why = "`bitcast_convert_type` takes numbers apart"
+    return through(reader, value, {d: d for d in both}, shape, why)
+
+
+def made(reader: Reader, eqn: Any, values: tuple[Value, ...]) -> list[Value]:
+    """Arrays that hold no numbers of anybody's."""
+    del values
+    return [Value(reader.dims(v.aval.shape), Kind.CONST) for v in eqn.outvars]
+
+
+def zeros_like(reader: Reader, eqn: Any, values: tuple[Value, ...]) -> Value:
+    del reader, eqn
+    return Value(values[0].dims, Kind.CONST, literal=0)
+
+
+ELEMENTWISE: dict[str, Rule] = {
+    **dict.fromkeys(_ZERO_TO_ZERO | _OTHER_UNARY | _SCALING | _COMBINING, elementwise),
+    **dict.fromkeys(
+        "optimization_barrier device_put sharding_constraint layout_constraint reshard "
+        "shard_alike stage add_dependency with_memory_space_constraint xla_metadata_value "
+        # Equinox's
+        "nontraceable nondifferentiable_backward nonbatchable announce_jaxpr".split(),
+        unchanged,
+    ),
+    "tie": second,
+    "bitcast_convert_type": bitcast,
+    **dict.fromkeys("empty empty2".split(), made),
+    "zeros_like": zeros_like,
+}

@@ -2,11 +2,32 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
 
 from .._events import Kind, Origin, Value
 from .._reader import Reader
 from .._unify import Node
+
+
+def rearranged(
+    value: Value,
+    dims: Sequence[Node],
+    grid: Callable[[np.ndarray], np.ndarray],
+    along: Callable[[int], Sequence[int]],
+) -> Value:
+    """The value after its entries were moved; `along` maps old axes to new ones."""
+    origins = tuple(
+        Origin(
+            o.leaf,
+            o.axis,
+            grid(o.grid),
+            frozenset(int(new) for old in o.along for new in along(old)),
+        )
+        for o in value.origins
+    )
+    return dataclasses.replace(value, dims=tuple(dims), origins=origins, product=None)
 
 
 def moved_origins(

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,25 +11,7 @@ from .._events import combined, Kind, Origin, Value
 from .._reader import opaque, Reader, Rule
 from .._unify import Node
 from ._elementwise import zero_with_leaves
-
-
-def _rearranged(
-    value: Value,
-    dims: Sequence[Node],
-    grid: Callable[[np.ndarray], np.ndarray],
-    along: Callable[[int], Sequence[int]],
-) -> Value:
-    """The value after its entries were moved; `along` maps old axes to new ones."""
-    origins = tuple(
-        Origin(
-            o.leaf,
-            o.axis,
-            grid(o.grid),
-            frozenset(int(new) for old in o.along for new in along(old)),
-        )
-        for o in value.origins
-    )
-    return dataclasses.replace(value, dims=tuple(dims), origins=origins, product=None)
+from ._moves import rearranged
 
 
 def transpose(reader: Reader, eqn: Any, values: tuple[Value, ...]) -> Value:
@@ -38,7 +20,7 @@ def transpose(reader: Reader, eqn: Any, values: tuple[Value, ...]) -> Value:
     order = eqn.params["permutation"]
     dims = [value.dims[d] for d in order]
     to = {d: i for i, d in enumerate(order)}
-    return _rearranged(value, dims, lambda g: g.transpose(order), lambda d: (to[d],))
+    return rearranged(value, dims, lambda g: g.transpose(order), lambda d: (to[d],))
 
 
 def squeeze(reader: Reader, eqn: Any, values: tuple[Value, ...]) -> Value:
@@ -51,7 +33,7 @@ def squeezed(value: Value, gone: Sequence[int]) -> Value:
     """The value without these axes of size 1."""
     kept = [d for d in range(len(value.dims)) if d not in gone]
     to = {d: (i,) for i, d in enumerate(kept)}
-    return _rearranged(
+    return rearranged(
         value,
         [value.dims[d] for d in kept],
         lambda g: g.reshape([g.shape[d] for d in kept]),
@@ -74,7 +56,7 @@ def broadcast_in_dim(reader: Reader, eqn: Any, values: tuple[Value, ...]) -> Val
             shape[new] = g.shape[d]
         return g.reshape(shape)
 
-    return _rearranged(value, dims, grid, lambda d: (places[d],))
+    return rearranged(value, dims, grid, lambda d: (places[d],))
 
 
 def reshape(reader: Reader, eqn: Any, values: tuple[Value, ...]) -> Value | list[Value]:
@@ -104,7 +86,7 @@ def reshape(reader: Reader, eqn: Any, values: tuple[Value, ...]) -> Value | list
             shape += [new[d] if varies else 1 for d in outs]
         return np.broadcast_to(g, full).reshape(shape)
 
-    return _rearranged(value, dims, grid, along)
+    return rearranged(value, dims, grid, along)
 
 
 def _blocks(
@@ -201,7 +183,7 @@ def _taken(value: Value, dims: Sequence[Node], bounds: Sequence[slice]) -> Value
         every = slice(None)
         return g[tuple(b if g.shape[d] > 1 else every for d, b in enumerate(bounds))]
 
-    return _rearranged(value, dims, grid, lambda d: (d,))
+    return rearranged(value, dims, grid, lambda d: (d,))
 
 
 def sliced(
@@ -224,7 +206,7 @@ def split(reader: Reader, eqn: Any, values: tuple[Value, ...]) -> list[Value]:
             varies = g.shape[axis] > 1
             return np.take(g, range(a, b), axis) if varies else g
 
-        results.append(_rearranged(value, dims, grid, lambda d: (d,)))
+        results.append(rearranged(value, dims, grid, lambda d: (d,)))
         start = stop
     return results
 
@@ -299,7 +281,7 @@ def pad(reader: Reader, eqn: Any, values: tuple[Value, ...]) -> Value | list[Val
         ]
         return np.pad(g, widths, constant_values=-1)
 
-    moved = _rearranged(value, dims, grid, lambda d: (d,))
+    moved = rearranged(value, dims, grid, lambda d: (d,))
     return dataclasses.replace(
         moved, kind=kind, zeroable=moved.zeroable and filler.literal == 0, literal=None
     )
@@ -310,7 +292,7 @@ def stack(reader: Reader, eqn: Any, values: tuple[Value, ...]) -> Value:
     axis = eqn.params["axis"]
     counter = reader.dims((len(values),))[0]
     reader.rigid(counter, "it counts stacked arrays")
-    single = [_with_axis(v, axis, Node(1)) for v in values]
+    single = [with_axis(v, axis, Node(1)) for v in values]
     dims = list(single[0].dims)
     dims[axis] = counter
     for value in single[1:]:
@@ -320,9 +302,10 @@ def stack(reader: Reader, eqn: Any, values: tuple[Value, ...]) -> Value:
     return _merged(reader, single, tuple(dims), axis)
 
 
-def _with_axis(value: Value, axis: int, node: Node) -> Value:
+def with_axis(value: Value, axis: int, node: Node) -> Value:
+    """The value with a new axis along which it is the same everywhere."""
     dims = [*value.dims[:axis], node, *value.dims[axis:]]
-    return _rearranged(
+    return rearranged(
         value,
         dims,
         lambda g: np.expand_dims(g, axis),
@@ -343,7 +326,7 @@ def unstack(reader: Reader, eqn: Any, values: tuple[Value, ...]) -> list[Value]:
             return np.take(g, i if g.shape[axis] > 1 else 0, axis)
 
         results.append(
-            _rearranged(
+            rearranged(
                 value, dims, grid, lambda d: () if d == axis else (d - (d > axis),)
             )
         )
@@ -351,20 +334,20 @@ def unstack(reader: Reader, eqn: Any, values: tuple[Value, ...]) -> list[Value]:
 
 
 def tile(reader: Reader, eqn: Any, values: tuple[Value, ...]) -> Value:
+    return tiled(reader, values[0], eqn.params["reps"], "it counts copies")
+
+
+def tiled(reader: Reader, value: Value, reps: Sequence[int], why: str) -> Value:
     """A repeated axis is `copies x axis`; the number of copies is rigid."""
-    (value,) = values
     dims = []
-    for node, copies in zip(value.dims, eqn.params["reps"], strict=True):
+    for node, copies in zip(value.dims, reps, strict=True):
         if copies == 1:
             dims.append(node)
             continue
         counter = reader.dims((copies,))[0]
-        reader.rigid(counter, "it counts copies")
+        reader.rigid(counter, why)
         dims.append(reader.solver.prod([counter, node]))
-    if value.kind == Kind.ACT:
-        return Value(tuple(dims), value.kind)
-    reps = eqn.params["reps"]
-    return _rearranged(
+    return rearranged(
         value,
         dims,
         lambda g: np.tile(g, [r if g.shape[d] > 1 else 1 for d, r in enumerate(reps)]),

@@ -29,6 +29,7 @@ from ._policy import (
     NoGrowth as NoGrowth,
     PerUnit as PerUnit,
 )
+from ._primitives import register_primitive as register_primitive
 from ._statics import register_statics as register_statics
 from ._trace import trace as trace
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import enum
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ class Role(enum.StrEnum):
     OFFSET = "offset"
     SCALE = "scale"
     FACTOR = "factor"
+    LOOKUP = "lookup"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -62,6 +64,15 @@ class Value:
     @property
     def shape(self) -> tuple[int, ...]:
         return tuple(d.size for d in self.dims)
+
+
+def combined(values: Iterable[Value]) -> Kind:
+    """The kind of what several values make. Rows of a leaf are weights for activations,
+    but where they meet other leaves they are what goes in."""
+    kinds = {v.kind for v in values}
+    if {Kind.PARAM, Kind.ROWS} <= kinds:
+        return Kind.ACT
+    return max(kinds, default=Kind.CONST)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -127,10 +127,7 @@ class Reader:
     def contract(self, a: Value, i: int, b: Value, j: int) -> None:
         """Axis `i` of `a` is summed against axis `j` of `b`."""
         self.solver.unify(a.dims[i], b.dims[j])
-        sides = (
-            Side(a.kind, spots(a, i), a.zeroable, a.linear),
-            Side(b.kind, spots(b, j), b.zeroable, b.linear),
-        )
+        sides = (_side(a, i, b), _side(b, j, a))
         self.events.append(Contraction(a.dims[i], sides, self.line))
 
     def reduce(self, value: Value, dim: int, what: str) -> None:
@@ -186,7 +183,8 @@ class Reader:
             if isinstance(results, Value):
                 results = [results]
             for var, value in zip(eqn.outvars, results, strict=True):
-                assert value.shape == tuple(var.aval.shape), eqn.primitive.name
+                shape = tuple(getattr(var.aval, "shape", ()))
+                assert value.shape == shape, eqn.primitive.name
                 env[var] = value
             bodies = tuple(self._bodies.pop())
             tape.steps.append(Step(eqn, values, tuple(results), bodies))
@@ -231,13 +229,20 @@ def unknown_primitive(reader: Reader, eqn: Any, values: tuple[Value, ...]):
 def opaque(reader: Reader, values: Sequence[Value], reason: str) -> list[Value]:
     """Every axis in and out of the current equation is rigid."""
     kind = max((v.kind for v in values), default=Kind.CONST)
-    results = [Value(reader.dims(v.aval.shape), kind) for v in reader.outputs]
+    shapes = [getattr(v.aval, "shape", ()) for v in reader.outputs]  # tokens have none
+    results = [Value(reader.dims(shape), kind) for shape in shapes]
     for value in (*values, *results):
         for node in value.dims:
             reader.rigid(node, reason)
     for value in values:
         reader.absorb(value)
     return results
+
+
+def _side(value: Value, dim: int, other: Value) -> Side:
+    if value.kind == Kind.ROWS and other.kind == Kind.PARAM:
+        return Side(Kind.ACT, (), False, value.linear)
+    return Side(value.kind, spots(value, dim), value.zeroable, value.linear)
 
 
 def spots(value: Value, dim: int) -> tuple[Spot, ...]:

@@ -13,6 +13,8 @@ from typing import Any, TypeAlias
 import equinox as eqx
 import jax.tree_util as jtu
 
+from ._layer_statics import LAYERS
+
 
 StaticsRule: TypeAlias = Callable[[Any, Any], Mapping[str, Any]]
 """`(old module, new module) -> fields to set`: the new one has its new arrays."""
@@ -111,13 +113,10 @@ def _retuned(old: Any, new: Any, found: Mapping[str, Any], path: str) -> Any:
             mended = _retuned(getattr(old, field.name), value, found, child)
             if mended is not value:
                 updates[field.name] = mended
-        new = _with_fields(new, updates)
-        updates = {
-            name: value
-            for name, value in {**_rule(old, new), **found.get(path, {})}.items()
-            if getattr(new, name) != value
-        }
-        return _with_fields(new, updates)
+        # The rule comes last: it may need what was found (`in_channels` is a kernel's
+        # axis times `groups`).
+        new = _with_fields(new, {**updates, **found.get(path, {})})
+        return _with_fields(new, _changed(new, _rule(old, new)))
     if isinstance(new, tuple | list):
         parts = [
             _retuned(a, b, found, f"{path}[{i}]")
@@ -135,6 +134,10 @@ def _retuned(old: Any, new: Any, found: Mapping[str, Any], path: str) -> Any:
     return new
 
 
+def _changed(module: Any, fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in fields.items() if getattr(module, k) != v}
+
+
 def _rule(old: Any, new: Any) -> Mapping[str, Any]:
     for cls in type(new).__mro__:
         if cls in _RULES:
@@ -142,9 +145,9 @@ def _rule(old: Any, new: Any) -> Mapping[str, Any]:
     return {}
 
 
-def has_rule(module: Any) -> bool:
-    """Does this module's class, or a base of it, have a statics rule?"""
-    return any(cls in _RULES for cls in type(module).__mro__)
+def owned_fields(module: Any) -> frozenset[str]:
+    """The fields that a rule of the module's class, or of a base of it, answers for."""
+    return frozenset(_rule(module, module))
 
 
 def _with_fields(module: Any, updates: Mapping[str, Any]) -> Any:
@@ -193,8 +196,13 @@ def static_ints(module: Any):
 
 def _mlp(old: Any, new: Any) -> dict[str, Any]:
     """`width_size` has a true value only while all hidden layers agree."""
-    hidden = {layer.weight.shape[0] for layer in new.layers[:-1]}
-    return {"width_size": hidden.pop()} if len(hidden) == 1 else {}
+    hidden = {layer.weight.shape[-2] for layer in new.layers[:-1]}
+    return {
+        "in_size": new.layers[0].in_features,
+        "out_size": new.layers[-1].out_features,
+        "width_size": hidden.pop() if len(hidden) == 1 else new.width_size,
+        "depth": new.depth,
+    }
 
 
 def untrue_fields(tree: Any) -> list[str]:
@@ -202,7 +210,7 @@ def untrue_fields(tree: Any) -> list[str]:
     found = []
     for path, module in modules(tree):
         if isinstance(module, eqx.nn.MLP):
-            hidden = [layer.weight.shape[0] for layer in module.layers[:-1]]
+            hidden = [layer.weight.shape[-2] for layer in module.layers[:-1]]
             if len(set(hidden)) > 1:
                 name = f"{path}.width_size" if path else "width_size"
                 sizes = ", ".join(map(str, hidden))
@@ -213,15 +221,16 @@ def untrue_fields(tree: Any) -> list[str]:
 def _norm(old: Any, new: Any) -> dict[str, Any]:
     for name in ("weight", "bias"):
         if getattr(new, name, None) is not None:
-            return {"shape": tuple(getattr(new, name).shape)}
+            return {"shape": tuple(getattr(new, name).shape[-len(new.shape) :])}
     return {}
 
 
+_RULES.update(LAYERS)
 register_statics(
     eqx.nn.Linear,
-    axes_rule(in_features=("weight", 1), out_features=("weight", 0)),
+    axes_rule(in_features=("weight", -1), out_features=("weight", -2)),
 )
 register_statics(eqx.nn.MLP, _mlp)
-register_statics(eqx.nn.BatchNorm, axes_rule(input_size=("weight", 0)))
+register_statics(eqx.nn.BatchNorm, axes_rule(input_size=("weight", -1)))
 register_statics(eqx.nn.LayerNorm, _norm)
 register_statics(eqx.nn.RMSNorm, _norm)

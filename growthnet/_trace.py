@@ -23,7 +23,7 @@ from ._read import read
 from ._reader import error_line
 from ._resolve import resolve, with_gateable
 from ._rules import RULES
-from ._statics import Found, has_rule, modules, retuned, static_ints
+from ._statics import Found, modules, owned_fields, retuned, static_ints
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -264,9 +264,8 @@ def _search(anatomy: Anatomy, source: Source, width: Width) -> list[Found] | Non
     candidates: list[Found] = [
         (path, field, index, width.id)
         for path, module in modules(source.skeleton)
-        if not has_rule(module)
         for field, index, value in static_ints(module)
-        if value == width.size
+        if value == width.size and field not in owned_fields(module)
     ]
     attempts = [candidates, *([c] for c in candidates)]
     for attempt in attempts:

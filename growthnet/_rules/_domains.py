@@ -32,7 +32,7 @@ def note_partial(reader: Reader, name: str, eqn: Any, values: Sequence[Value]) -
     else:
         return
     value = values[at]
-    if value.kind != Kind.ACT or (value.positive and name not in _NEVER):
+    if value.kind < Kind.ROWS or (value.positive and name not in _NEVER):
         return
     for dim in range(len(value.dims)):
         reader.reduce(value, dim, f"`{name}` needn't be finite for new or closed units")

@@ -14,6 +14,7 @@ import equinox as eqx
 import jax.tree_util as jtu
 
 from ._layer_statics import LAYERS
+from ._paths import array_leaves, is_array
 
 
 StaticsRule: TypeAlias = Callable[[Any, Any], Mapping[str, Any]]
@@ -58,11 +59,8 @@ def axes_rule(**fields: tuple[str, int]) -> StaticsRule:
         updates = {}
         for field, (array, axis) in fields.items():
             before, after = getattr(old, array, None), getattr(new, array, None)
-            if (
-                before is None
-                or after is None
-                or not isinstance(getattr(old, field), int)
-            ):
+            known = is_array(before) and is_array(after)
+            if not known or not isinstance(getattr(old, field), int):
                 continue
             if getattr(old, field) == before.shape[axis]:
                 updates[field] = after.shape[axis]
@@ -103,6 +101,8 @@ def check_changed(old: Any, new: Any) -> None:
 
 
 def _retuned(old: Any, new: Any, found: Mapping[str, Any], path: str) -> Any:
+    if isinstance(new, eqx.nn.Shared):
+        return _retuned_shared(old, new, found, path)
     if isinstance(new, eqx.Module):
         updates = {}
         for field in dataclasses.fields(new):
@@ -134,6 +134,21 @@ def _retuned(old: Any, new: Any, found: Mapping[str, Any], path: str) -> Any:
     return new
 
 
+def _retuned_shared(old: Any, new: Any, found: Mapping[str, Any], path: str) -> Any:
+    """A layer that shares another's array has none of its own: its fields are mended
+    with the array in its place."""
+    child = f"{path}.pytree" if path else "pytree"
+    if not array_leaves(new):
+        return new
+    full = [eqx.filter_eval_shape(shared) for shared in (old, new)]
+    mended = _retuned(*full, found, child)
+    leaves = jtu.tree_leaves(new.pytree)
+    structure = jtu.tree_structure(mended)
+    if structure.num_leaves != len(leaves):  # It shares more than single arrays.
+        return new
+    return _with_fields(new, {"pytree": jtu.tree_unflatten(structure, leaves)})
+
+
 def _changed(module: Any, fields: Mapping[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in fields.items() if getattr(module, k) != v}
 
@@ -141,8 +156,18 @@ def _changed(module: Any, fields: Mapping[str, Any]) -> dict[str, Any]:
 def _rule(old: Any, new: Any) -> Mapping[str, Any]:
     for cls in type(new).__mro__:
         if cls in _RULES:
-            return _RULES[cls](old, new)
+            try:
+                return _RULES[cls](old, new)
+            except AttributeError:
+                if _lacks_arrays(new):  # As in gradients, or with a shared array.
+                    return {}
+                raise
     return {}
+
+
+def _lacks_arrays(module: Any) -> bool:
+    values = [getattr(module, f.name, None) for f in dataclasses.fields(module)]
+    return any(x is None or type(x).__name__ == "SharedNode" for x in values)
 
 
 def owned_fields(module: Any) -> frozenset[str]:

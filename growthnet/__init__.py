@@ -4,6 +4,7 @@ import importlib as _importlib
 import importlib.metadata as _metadata
 
 from ._anatomy import Anatomy as Anatomy, Width as Width
+from ._aux import Aux as Aux
 from ._buckets import Buckets as Buckets
 from ._capacity import (
     close_units as close_units,
@@ -19,6 +20,7 @@ from ._gates import gate as gate
 from ._grower import Grower as Grower
 from ._growing import GrowerState as GrowerState, Growing as Growing
 from ._history import GrowthEvent as GrowthEvent, History as History
+from ._initials import register_initials as register_initials
 from ._inits import Clone as Clone
 from ._policy import (
     AbstractPolicy as AbstractPolicy,
@@ -27,8 +29,8 @@ from ._policy import (
     NoGrowth as NoGrowth,
     PerUnit as PerUnit,
 )
+from ._primitives import register_primitive as register_primitive
 from ._statics import register_statics as register_statics
-from ._tick import Aux as Aux
 from ._trace import trace as trace
 
 

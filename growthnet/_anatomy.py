@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, Literal
 
+import jax
 import jax.tree_util as jtu
 import numpy as np
 
@@ -23,7 +24,9 @@ Gateable = Literal["any", "binary", "no"]
 class Leaf:
     """One array of the network. `layouts` has one entry per axis; `fan_in` names the
     axes that are contracted with what comes in (none for a bias), `stacks` those that
-    run over stacked layers; `scale` says that it multiplies what comes in."""
+    run over stacked layers; `scale` says that it multiplies what comes in. `initial` is
+    what new entries hold where they are never drawn (running statistics); `reached`
+    says whether a traced call uses the leaf at all."""
 
     path: str
     shape: tuple[int, ...]
@@ -32,6 +35,8 @@ class Leaf:
     fan_in: tuple[int, ...] = ()
     stacks: tuple[int, ...] = ()
     scale: bool = False
+    initial: float | None = None
+    reached: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -229,11 +234,19 @@ class Anatomy:
                 total = total + count
         return total
 
-    def check(self, tree: Any, what: str = "the tree") -> dict[str, Any]:
+    def check(
+        self,
+        tree: Any,
+        what: str = "the tree",
+        *,
+        whole: bool = False,
+        numbers: bool = False,
+    ) -> dict[str, Any]:
         """The arrays of a tree shaped like the network, by leaf path.
 
         **Raises:** `ValueError` naming the first leaf whose shape differs, and for a
-        tree that has other leaves than the network.
+        tree that has other leaves than the network; with `whole`, fewer; with
+        `numbers`, descriptions of arrays (`jax.ShapeDtypeStruct`).
         """
         arrays = array_leaves(tree)
         known = {leaf.path: leaf for leaf in self.leaves}
@@ -249,6 +262,17 @@ class Anatomy:
                     f"{tuple(array.shape)}, the anatomy says {known[path].shape}; "
                     "use the anatomy of this network (`edit.after`, or trace again)"
                 )
+            if numbers and isinstance(array, jax.ShapeDtypeStruct):
+                raise ValueError(
+                    f"leaf {path!r} of {what} is a jax.ShapeDtypeStruct, which holds "
+                    "no numbers; this needs the arrays themselves"
+                )
+        missing = [path for path in known if path not in arrays] if whole else []
+        if missing:
+            raise ValueError(
+                f"{what} has no array {missing[0]!r}, which the anatomy names; give "
+                "the whole network that was traced"
+            )
         return arrays
 
     def resized(self, sizes: Mapping[str, int]) -> "Anatomy":

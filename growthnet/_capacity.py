@@ -250,6 +250,7 @@ def open_units(
 
     **Raises:** `ValueError` for an unknown width, init or number.
     """
+    reserved.anatomy.check(reserved.net, "the network", numbers=True)
     if init not in ("zero_out", "drawn"):
         raise ValueError(f"init={init!r}; units open by 'zero_out' or 'drawn'")
     births = {}

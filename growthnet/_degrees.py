@@ -147,14 +147,15 @@ class Degrees:
         self._known: dict[int, Form | None] = {}
         self.equations = Equations()
 
-    def solve(self, tape: Tape) -> dict[Unknown, Fraction]:
+    def solve(self, tapes: Iterable[Tape]) -> dict[Unknown, Fraction]:
         """The powers by which members (and epsilons) have to be scaled.
 
         **Raises:** `Inexact` if there are none.
         """
-        self._walk(tape)
-        for value in tape.outs:
-            self._require_still(value)
+        for tape in tapes:
+            self._walk(tape)
+            for value in tape.outs:
+                self._require_still(value)
         return self.equations.solution()
 
     # --- values

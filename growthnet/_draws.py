@@ -82,6 +82,8 @@ def limit_table(size: int) -> np.ndarray:
 
 def fill_value(member: Member, leaf: Leaf) -> float:
     """What a closed slot holds: 1 in scales and variances, else 0."""
+    if leaf.initial is not None:
+        return leaf.initial
     scale = leaf.scale and len(leaf.shape) - len(leaf.stacks) == 1
     return 1.0 if scale and {"scale", "stack"} & set(member.roles) else 0.0
 
@@ -91,10 +93,12 @@ def drawn_scale(
 ) -> tuple[int, tuple[int, ...]] | None:
     """Which leaf's fan-in sets the range of a member's draw: `(leaf, axes)`.
 
-    `None` means that newborns take the fill value: scales, variances, and offsets that
+    `None` means that newborns take the fill value: scales, statistics, and offsets that
     don't sit beside a producer (a normalisation's bias).
     """
     leaf = anatomy.leaves[member.leaf]
+    if leaf.initial is not None:
+        return None
     if leaf.fan_in:
         return member.leaf, leaf.fan_in
     if {"producer", "factor"} & set(member.roles) and len(leaf.shape) > 1:

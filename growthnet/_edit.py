@@ -16,7 +16,7 @@ from ._maps import axis_edit, LeafEdit, MapPair
 from ._newborns import newborn_entries
 from ._optimizer import move_state
 from ._paths import array_leaves, map_arrays
-from ._statics import modules, retuned, untrue_fields
+from ._statics import check_changed, modules, retuned, untrue_fields
 from ._trace import fields_at
 
 
@@ -129,6 +129,11 @@ class Edit:
             raise ValueError(
                 "an edit makes new shapes, so it can't run under jit or vmap; "
                 "reserve capacity and open units there instead"
+            )
+        if not arrays:
+            raise ValueError(
+                f"there are no arrays in the tree ({type(tree).__name__}); an edit "
+                "takes the network, or a tree shaped like it"
             )
         newborns = newborn_entries(self, key)
         new: dict[str, Any] = {}
@@ -249,8 +254,22 @@ class Edit:
         if self.after.source is not None:
             for text in untrue_fields(self.after.source.skeleton):
                 lines.append(f"no single true value any more: {text}")
+        lines += _left_alone(self.before, self.changes)
         lines += [f"renamed: {a} -> {b}" for a, b in self.renames.items()]
         return "\n".join(lines)
+
+
+def _left_alone(anatomy: Anatomy, changes: tuple[WidthChange, ...]) -> list[str]:
+    """Leaves that look as if they belonged to a width, but no traced call uses them."""
+    return [
+        f"the trace doesn't reach {leaf.path}: it keeps its shape {leaf.shape}, though "
+        f"{c.name} was {c.old} too; if it belongs there, trace a call that uses it "
+        "(`also=`)"
+        for leaf in anatomy.leaves
+        if not leaf.reached
+        for c in changes
+        if c.old in leaf.shape
+    ]
 
 
 def _init_name(init: Init) -> str:
@@ -319,7 +338,20 @@ def plan(
     if anatomy.source is not None:
         source = anatomy.source.at(anatomy, sizes, fields)
         after = dataclasses.replace(after, source=source)
+        _check_invariants(anatomy, after, sizes)
     return Edit(anatomy, after, init, tuple(changes), pairs, factors, fields)
+
+
+def _check_invariants(
+    before: Anatomy, after: Anatomy, sizes: Mapping[str, int]
+) -> None:
+    """A layer may refuse a size by its own `__check_init__`."""
+    try:
+        check_changed(before.source.skeleton, after.source.skeleton)
+    except Exception as error:
+        raise ValueError(
+            f"the network itself refuses the sizes {dict(sizes)}: {error}"
+        ) from error
 
 
 def _change(width: Width, new: int, keep: np.ndarray, init: Init) -> WidthChange:
@@ -443,4 +475,5 @@ def resize(
         ```
     """
     edit = plan(anatomy, sizes, init=init, keep=keep, allow_drift=allow_drift)
+    anatomy.check(net, "the network", whole=True)
     return edit(net, key=key)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import enum
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -64,6 +65,15 @@ class Value:
     @property
     def shape(self) -> tuple[int, ...]:
         return tuple(d.size for d in self.dims)
+
+
+def combined(values: Iterable[Value]) -> Kind:
+    """The kind of what several values make. Rows of a leaf are weights for activations,
+    but where they meet other leaves they are what goes in."""
+    kinds = {v.kind for v in values}
+    if {Kind.PARAM, Kind.ROWS} <= kinds:
+        return Kind.ACT
+    return max(kinds, default=Kind.CONST)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -82,7 +82,8 @@ class _Analysis:
         """Walked only for widths that need it."""
         if self._silence is None:
             self._silence = UnitSilence(self.count, self.members)
-            self._silence.walk(self.facts.reading.tape)
+            for tape in self.facts.reading.tapes:
+                self._silence.walk(tape)
         return self._silence
 
     def indices(self, keys: Iterable[Key]) -> tuple[int, ...]:
@@ -180,7 +181,14 @@ class _Analysis:
 
     def _weights(self, event: Contraction) -> list[frozenset[Key]]:
         """The sides of a contraction that are weights: what has to be zero there."""
-        return [s for value, dim in _sides(event) if (s := self.zeroed(value, [dim]))]
+        kinds = {v.kind for v in event.values}
+        return [
+            s
+            for value, dim in _sides(event)
+            # Rows of a table are what goes into a weight.
+            if not (value.kind == Kind.ROWS and Kind.PARAM in kinds)
+            if (s := self.zeroed(value, [dim]))
+        ]
 
     def _readers(self, events: Sequence[Contraction]) -> frozenset[Key]:
         """The weights that read the units. In a contraction of two weights (a low-rank
@@ -316,7 +324,7 @@ class _Analysis:
             unknowns=unknowns,
         )
         try:
-            solution = degrees.solve(self.facts.reading.tape)
+            solution = degrees.solve(self.facts.reading.tapes)
         except Inexact:
             return None
         places = {id(n.value): i for i, n in enumerate(self.numbers)}

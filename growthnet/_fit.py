@@ -12,6 +12,7 @@ import jax.random as jr
 import optax
 
 from ._anatomy import Anatomy
+from ._aux import Aux, split_result
 from ._buckets import Buckets
 from ._data import ArrayData, BatchStream, is_arrays
 from ._evidence import check_needs
@@ -20,7 +21,7 @@ from ._growing import compact_edit, GrowerState, Growing
 from ._history import GrowthEvent, History, JsonLog, Tick
 from ._policy import AbstractPolicy
 from ._room import give_back, make_room
-from ._tick import Report, split_result, Ticker
+from ._tick import Report, Ticker
 from ._trace import trace
 
 
@@ -115,7 +116,7 @@ def fit(
     given = ["loss", "network", "gradients", "gate_slopes", "evaluate"]
     check_needs(policy, [*given, "valid_loss"] if valid is not None else given)
     if anatomy is None:
-        anatomy = trace(net, stream.example, call=_reader(loss, predict, key))
+        anatomy = _read(net, stream.example, loss, predict, key)
     growing, state = grower.init(net, anatomy, key=key)
     ticker = Ticker(grower, loss, predict=predict, valid=valid)
     loop = _Loop(grower, ticker, stream, valid, steps, callback)
@@ -146,11 +147,24 @@ def _stream(data: Any) -> BatchStream:
     return BatchStream(data)
 
 
-def _reader(loss: Callable, predict: Callable | None, key: Any) -> Callable[..., Any]:
-    """What the network is read through: its outputs, or else its loss."""
-    if predict is not None:
-        return lambda net, batch: predict(net, batch)
-    return lambda net, batch: split_result(loss(net, batch, key))[0]
+def _read(
+    net: Any, example: Any, loss: Callable, predict: Callable | None, key: Any
+) -> Anatomy:
+    """The network is read through its outputs; through its loss where these aren't
+    given, and where they leave parts of it out."""
+
+    def training(net: Any, batch: Any) -> Any:
+        value, aux = split_result(loss(net, batch, key))
+        return value, Aux(net=aux.net)
+
+    if predict is None:
+        return trace(net, example, call=training)
+    anatomy = trace(net, example, call=lambda net, batch: predict(net, batch))
+    if all(leaf.reached for leaf in anatomy.leaves):
+        return anatomy
+    return trace(
+        net, example, call=lambda net, batch: predict(net, batch), also=[training]
+    )
 
 
 def _final_anatomy(growing: Growing) -> Anatomy:

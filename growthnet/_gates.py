@@ -80,7 +80,7 @@ def gate(net: Any, anatomy: Anatomy, gates: Mapping[str, Any]) -> Any:
         half = gn.gate(mlp, anatomy, {"layers[0]": jnp.full(8, 0.5)})
         ```
     """
-    anatomy.check(net, "the network")
+    anatomy.check(net, "the network", numbers=True)
     named = {}
     for pattern, values in gates.items():
         for name in anatomy.match(pattern):

@@ -15,6 +15,7 @@ import jax.random as jr
 import optax
 
 from ._anatomy import Anatomy
+from ._aux import own_leaves
 from ._buckets import Buckets
 from ._evidence import check_needs, Evidence
 from ._gates import entry_masks
@@ -104,6 +105,7 @@ class Grower:
 
         **Raises:** `ValueError` if no width matches, or none of them can be gated.
         """
+        anatomy.check(net, "the network", whole=True, numbers=True)
         managed = self._managed(anatomy)
         trainable, memory = as_arrays(self.policy.init(managed, key=jr.fold_in(key, 0)))
         params = self.trainable.of(net)
@@ -259,9 +261,19 @@ class Grower:
         return cond_pair(due, speak, growing, state)
 
     def with_untrained(self, growing: Growing, net: Any) -> Growing:
-        """Takes over the leaves of `net` that aren't trained (running statistics)."""
+        """Takes over the leaves of `net` that aren't trained (running statistics).
+        Closed units keep what they hold.
+
+        **Raises:** `ValueError` for leaves that the network doesn't have.
+        """
         trained = array_leaves(self.trainable.of(growing.net))
-        new = {p: a for p, a in array_leaves(net).items() if p not in trained}
+        old = array_leaves(growing.net)
+        masks = entry_masks(growing.anatomy, growing.open)
+        new = {
+            path: jnp.where(masks[path], array, old[path]) if path in masks else array
+            for path, array in own_leaves(growing.net, net).items()
+            if path not in trained
+        }
         return replaced(growing, net=map_arrays(growing.net, new))
 
     def resize(

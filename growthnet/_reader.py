@@ -21,10 +21,8 @@ import numpy as np
 from ._events import (
     Contraction,
     Event,
-    Interface,
     Kind,
     Number,
-    Origin,
     Reduction,
     Rigid,
     Role,
@@ -41,15 +39,16 @@ _HERE = os.path.dirname(__file__).replace(os.sep, "/") + "/"
 
 @dataclasses.dataclass(frozen=True)
 class Reading:
-    """What was read: nodes per leaf axis, the events, the numbers in the program, and
-    the program itself."""
+    """What was read: nodes per leaf axis, the events, the numbers in the programs,
+    the leaves that are used, and the programs themselves."""
 
     solver: Solver
     leaves: tuple[tuple[Node, ...], ...]
     events: tuple[Event, ...]
     numbers: tuple[Number, ...]
     unknown: tuple[str, ...]
-    tape: Tape
+    used: frozenset[int]
+    tapes: tuple[Tape, ...]
 
 
 Rule = Callable[["Reader", Any, tuple[Value, ...]], Sequence[Value] | Value]
@@ -78,9 +77,9 @@ class Reader:
         return tuple(self._stack[-1].outvars[i].aval.shape)
 
     @property
-    def tape(self) -> Tape:
-        """The whole program, once it was run."""
-        return self._bodies[0][0]
+    def tapes(self) -> tuple[Tape, ...]:
+        """The programs that were read."""
+        return tuple(self._bodies[0])
 
     @property
     def latest(self) -> Tape:
@@ -171,7 +170,8 @@ class Reader:
             if isinstance(results, Value):
                 results = [results]
             for var, value in zip(eqn.outvars, results, strict=True):
-                assert value.shape == tuple(var.aval.shape), eqn.primitive.name
+                shape = tuple(getattr(var.aval, "shape", ()))
+                assert value.shape == shape, eqn.primitive.name
                 env[var] = value
             bodies = tuple(self._bodies.pop())
             tape.steps.append(Step(eqn, values, tuple(results), bodies))
@@ -219,7 +219,8 @@ def unknown_primitive(reader: Reader, eqn: Any, values: tuple[Value, ...]):
 def opaque(reader: Reader, values: Sequence[Value], reason: str) -> list[Value]:
     """Every axis in and out of the current equation is rigid."""
     kind = max((v.kind for v in values), default=Kind.CONST)
-    results = [Value(reader.dims(v.aval.shape), kind) for v in reader.outputs]
+    shapes = [getattr(v.aval, "shape", ()) for v in reader.outputs]  # tokens have none
+    results = [Value(reader.dims(shape), kind) for shape in shapes]
     for value in (*values, *results):
         for node in value.dims:
             reader.rigid(node, reason)
@@ -267,47 +268,3 @@ def error_line(error: BaseException) -> str:
         if "/site-packages/" not in path and not path.startswith((_HERE, "<")):
             line = f"{os.path.basename(path)}:{frame.lineno} ({frame.name})"
     return line
-
-
-def read(
-    closed: Any, leaf_count: int, rules: dict[str, Rule], inputs: Sequence[str]
-) -> Reading:
-    """Reads a closed jaxpr whose first `leaf_count` inputs are the network's leaves.
-
-    `inputs` names the other inputs for the reasons that users see.
-    """
-    reader = Reader(rules)
-    args, leaves = [], []
-    for i, var in enumerate(closed.jaxpr.invars):
-        shape = tuple(var.aval.shape)
-        dims = reader.dims(shape)
-        if i < leaf_count:
-            leaves.append(dims)
-            args.append(Value(dims, Kind.PARAM, _origins(i, shape), zeroable=True))
-        else:
-            args.append(Value(dims, Kind.ACT))
-            for axis, node in enumerate(dims):
-                text = f"it is axis {axis} of the input {inputs[i - leaf_count]}"
-                reader.events.append(Interface(node, text))
-    results = reader.run(closed.jaxpr, closed.consts, args)
-    for i, value in enumerate(results):
-        of = f" {i}" if len(results) > 1 else ""
-        for axis, node in enumerate(value.dims):
-            text = f"it is axis {axis} of the output{of}"
-            reader.events.append(Interface(node, text))
-    return Reading(
-        reader.solver,
-        tuple(leaves),
-        tuple(reader.events),
-        tuple(reader.numbers),
-        tuple(reader.unknown),
-        reader.tape,
-    )
-
-
-def _origins(leaf: int, shape: tuple[int, ...]) -> tuple[Origin, ...]:
-    origins = []
-    for axis, n in enumerate(shape):
-        grid = np.arange(n).reshape([-1 if i == axis else 1 for i in range(len(shape))])
-        origins.append(Origin(leaf, axis, grid, frozenset({axis})))
-    return tuple(origins)

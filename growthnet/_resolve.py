@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from ._anatomy import Anatomy, Fixed, Leaf, Member, span, Width
 from ._events import Role
 from ._facts import Fact, Facts, Key
-from ._layout import occurrences
 from ._paths import container_of, within
 
 
@@ -21,6 +20,7 @@ def resolve(facts: Facts, paths: Sequence[str], dtypes: Sequence[str]) -> Anatom
             _axes(facts, i, Role.CONSUMER),
             _axes(facts, i, Role.STACK),
             _is_gain(facts, i),
+            reached=not nodes or i in reading.used,
         )
         for i, (path, nodes, dtype, axes) in enumerate(
             zip(paths, reading.leaves, dtypes, facts.layouts, strict=True)
@@ -28,9 +28,7 @@ def resolve(facts: Facts, paths: Sequence[str], dtypes: Sequence[str]) -> Anatom
     )
     widths, fixed = _classify(facts.atoms, leaves)
     unreached = [
-        f"the trace doesn't reach {leaf.path}"
-        for i, leaf in enumerate(leaves)
-        if leaf.shape and not _reached(i, facts)
+        f"the trace doesn't reach {leaf.path}" for leaf in leaves if not leaf.reached
     ]
     unknown = [f"the primitive `{p}` isn't understood" for p in reading.unknown]
     return Anatomy(leaves, widths, fixed, (*unreached, *unknown))
@@ -116,16 +114,6 @@ def _first(fact: Fact) -> Key:
     """The first producer in leaf order names a width; without one, the first member."""
     producers = [k for k, roles in fact.roles.items() if Role.PRODUCER in roles]
     return min(producers or list(fact.roles))
-
-
-def _reached(leaf: int, facts: Facts) -> bool:
-    atoms = {
-        atom.id for layout in facts.layouts[leaf] for _, atom in occurrences(layout)
-    }
-    return any(
-        _goes_on(fact) or fact.interface or any(fact.roles.values())
-        for fact in (facts.atoms[i] for i in atoms)
-    )
 
 
 class _Names:

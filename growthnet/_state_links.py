@@ -15,13 +15,12 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeAlias
 
 import jax
-import jax.tree_util as jtu
 import numpy as np
 import optax
 from jax import export
 from jax.extend import core
 
-from ._paths import join, key_names
+from ._paths import named_leaves
 
 
 Shape: TypeAlias = tuple[Any, ...]
@@ -364,7 +363,7 @@ def state_groups(treedef: Any, params: Any) -> list[int]:
 
 def leaf_paths(tree: Any) -> list[str]:
     """The leaves of a tree by name."""
-    return [join(key_names(path)) for path, _ in jtu.tree_flatten_with_path(tree)[0]]
+    return [name for name, _ in named_leaves(tree)]
 
 
 def checked_leaves(

@@ -14,7 +14,8 @@ import equinox as eqx
 import jax.tree_util as jtu
 
 from ._anatomy import Anatomy
-from ._paths import within
+from ._layer_statics import LAYERS
+from ._paths import array_leaves, is_array, within
 
 
 StaticsRule: TypeAlias = Callable[[Any, Any], Mapping[str, Any]]
@@ -59,11 +60,8 @@ def axes_rule(**fields: tuple[str, int]) -> StaticsRule:
         updates = {}
         for field, (array, axis) in fields.items():
             before, after = getattr(old, array, None), getattr(new, array, None)
-            if (
-                before is None
-                or after is None
-                or not isinstance(getattr(old, field), int)
-            ):
+            known = is_array(before) and is_array(after)
+            if not known or not isinstance(getattr(old, field), int):
                 continue
             if getattr(old, field) == before.shape[axis]:
                 updates[field] = after.shape[axis]
@@ -85,12 +83,15 @@ def retuned(
     """
     result = _retuned(old, new, found, "")
     if check:
-        _check_changed(old, result)
+        check_changed(old, result)
     return result
 
 
-def _check_changed(old: Any, new: Any) -> None:
-    """A module that is built without its constructor still owes its invariants."""
+def check_changed(old: Any, new: Any) -> None:
+    """A module that is built without its constructor still owes its invariants.
+
+    **Raises:** what the module's `__check_init__` raises.
+    """
     before = dict(modules(old))
     for path, module in modules(new):
         pairs = zip(jtu.tree_leaves(before[path]), jtu.tree_leaves(module), strict=True)
@@ -101,6 +102,8 @@ def _check_changed(old: Any, new: Any) -> None:
 
 
 def _retuned(old: Any, new: Any, found: Mapping[str, Any], path: str) -> Any:
+    if isinstance(new, eqx.nn.Shared):
+        return _retuned_shared(old, new, found, path)
     if isinstance(new, eqx.Module):
         updates = {}
         for field in dataclasses.fields(new):
@@ -111,9 +114,10 @@ def _retuned(old: Any, new: Any, found: Mapping[str, Any], path: str) -> Any:
             mended = _retuned(getattr(old, field.name), value, found, child)
             if mended is not value:
                 updates[field.name] = mended
-        # Rules see what was found (a number of heads), which shapes don't tell.
-        new = _with_fields(new, {**updates, **_changes(new, found.get(path, {}))})
-        return _with_fields(new, _changes(new, _rule(old, new)))
+        # The rule comes last: it may need what was found (`in_channels` is a kernel's
+        # axis times `groups`).
+        new = _with_fields(new, {**updates, **found.get(path, {})})
+        return _with_fields(new, _changed(new, _rule(old, new)))
     if isinstance(new, tuple | list):
         parts = [
             _retuned(a, b, found, f"{path}[{i}]")
@@ -131,15 +135,45 @@ def _retuned(old: Any, new: Any, found: Mapping[str, Any], path: str) -> Any:
     return new
 
 
-def _changes(module: Any, fields: Mapping[str, Any]) -> dict[str, Any]:
-    return {n: v for n, v in fields.items() if getattr(module, n) != v}
+def _retuned_shared(old: Any, new: Any, found: Mapping[str, Any], path: str) -> Any:
+    """A layer that shares another's array has none of its own: its fields are mended
+    with the array in its place."""
+    child = f"{path}.pytree" if path else "pytree"
+    if not array_leaves(new):
+        return new
+    full = [eqx.filter_eval_shape(shared) for shared in (old, new)]
+    mended = _retuned(*full, found, child)
+    leaves = jtu.tree_leaves(new.pytree)
+    structure = jtu.tree_structure(mended)
+    if structure.num_leaves != len(leaves):  # It shares more than single arrays.
+        return new
+    return _with_fields(new, {"pytree": jtu.tree_unflatten(structure, leaves)})
+
+
+def _changed(module: Any, fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in fields.items() if getattr(module, k) != v}
 
 
 def _rule(old: Any, new: Any) -> Mapping[str, Any]:
     for cls in type(new).__mro__:
         if cls in _RULES:
-            return _RULES[cls](old, new)
+            try:
+                return _RULES[cls](old, new)
+            except AttributeError:
+                if _lacks_arrays(new):  # As in gradients, or with a shared array.
+                    return {}
+                raise
     return {}
+
+
+def _lacks_arrays(module: Any) -> bool:
+    values = [getattr(module, f.name, None) for f in dataclasses.fields(module)]
+    return any(x is None or type(x).__name__ == "SharedNode" for x in values)
+
+
+def owned_fields(module: Any) -> frozenset[str]:
+    """The fields that a rule of the module's class, or of a base of it, answers for."""
+    return frozenset(_rule(module, module))
 
 
 def _with_fields(module: Any, updates: Mapping[str, Any]) -> Any:
@@ -214,8 +248,13 @@ def guesses(tree: Any, anatomy: Anatomy) -> list[Found]:
 
 def _mlp(old: Any, new: Any) -> dict[str, Any]:
     """`width_size` has a true value only while all hidden layers agree."""
-    hidden = {layer.weight.shape[0] for layer in new.layers[:-1]}
-    return {"width_size": hidden.pop()} if len(hidden) == 1 else {}
+    hidden = {layer.weight.shape[-2] for layer in new.layers[:-1]}
+    return {
+        "in_size": new.layers[0].in_features,
+        "out_size": new.layers[-1].out_features,
+        "width_size": hidden.pop() if len(hidden) == 1 else new.width_size,
+        "depth": new.depth,
+    }
 
 
 def untrue_fields(tree: Any) -> list[str]:
@@ -223,7 +262,7 @@ def untrue_fields(tree: Any) -> list[str]:
     found = []
     for path, module in modules(tree):
         if isinstance(module, eqx.nn.MLP):
-            hidden = [layer.weight.shape[0] for layer in module.layers[:-1]]
+            hidden = [layer.weight.shape[-2] for layer in module.layers[:-1]]
             if len(set(hidden)) > 1:
                 name = f"{path}.width_size" if path else "width_size"
                 sizes = ", ".join(map(str, hidden))
@@ -234,14 +273,16 @@ def untrue_fields(tree: Any) -> list[str]:
 def _norm(old: Any, new: Any) -> dict[str, Any]:
     for name in ("weight", "bias"):
         if getattr(new, name, None) is not None:
-            return {"shape": tuple(getattr(new, name).shape)}
+            return {"shape": tuple(getattr(new, name).shape[-len(new.shape) :])}
     return {}
 
 
+_RULES.update(LAYERS)
 register_statics(
     eqx.nn.Linear,
-    axes_rule(in_features=("weight", 1), out_features=("weight", 0)),
+    axes_rule(in_features=("weight", -1), out_features=("weight", -2)),
 )
 register_statics(eqx.nn.MLP, _mlp)
+register_statics(eqx.nn.BatchNorm, axes_rule(input_size=("weight", -1)))
 register_statics(eqx.nn.LayerNorm, _norm)
 register_statics(eqx.nn.RMSNorm, _norm)

@@ -12,42 +12,14 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 
+from ._aux import Aux, split_result
 from ._evidence import Evidence
 from ._gates import silence
 from ._grower import Grower
 from ._growing import cond_pair, GrowerState, Growing
+from ._paths import fresh
 from ._policy import Decision
 from ._turn import apply, decide, fits, propose
-
-
-class Aux(eqx.Module):
-    """What a loss may return beside its value: `(value, Aux(...))`.
-
-    - `net`: the network with new values of leaves that aren't trained (running
-        statistics); trained leaves are ignored.
-    - `metrics`: scalars for the history.
-    """
-
-    net: Any = None
-    metrics: dict[str, Any] = eqx.field(default_factory=dict)
-
-
-def split_result(result: Any) -> tuple[Any, Aux]:
-    """A loss function's result as `(value, Aux)`."""
-    if not isinstance(result, tuple):
-        if jnp.shape(result) != () or not jnp.issubdtype(result.dtype, jnp.inexact):
-            raise ValueError(
-                f"the loss returned an array of shape {jnp.shape(result)}; "
-                "it returns one number"
-            )
-        return result, Aux()
-    value, aux = result
-    if not isinstance(aux, Aux):
-        raise ValueError(
-            f"the loss returned {type(aux).__name__} beside its value; return a "
-            "scalar, or (scalar, growthnet.Aux(net=..., metrics=...))"
-        )
-    return value, aux
 
 
 class Report(eqx.Module):
@@ -163,7 +135,7 @@ class Ticker:
         key = jr.fold_in(jr.fold_in(state.key, 4), state.step)
 
         def value(net: Any) -> tuple[Any, tuple[Any, Aux]]:
-            value, aux = split_result(self.loss(net, batch, key))
+            value, aux = split_result(self.loss(fresh(net), batch, key))
             return value, (value, aux)
 
         objective = eqx.filter_value_and_grad(
@@ -177,7 +149,7 @@ class Ticker:
 
     def _value(self, net: Any, batch: Any, state: GrowerState) -> Any:
         key = jr.fold_in(jr.fold_in(state.key, 5), state.step)
-        return split_result(self.loss(net, batch, key))[0]
+        return split_result(self.loss(fresh(net), batch, key))[0]
 
     def _evidence(
         self, growing: Growing, state: GrowerState, batch: Any, loss: Any, valid: Any
@@ -226,8 +198,8 @@ class Ticker:
             change = nan
             if self.predict is not None:
                 pairs = zip(
-                    jax.tree.leaves(self.predict(net, batch)),
-                    jax.tree.leaves(self.predict(net2, batch)),
+                    jax.tree.leaves(self.predict(fresh(net), batch)),
+                    jax.tree.leaves(self.predict(fresh(net2), batch)),
                     strict=True,
                 )
                 largest = [jnp.max(jnp.abs(a - b)) for a, b in pairs]

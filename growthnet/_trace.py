@@ -1,18 +1,20 @@
 """`trace`: read a network; `_certify` then reads it again at other sizes."""
 
 import dataclasses
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.tree_util as jtu
 
 from ._anatomy import Anatomy
+from ._asked import asked_calls, failure
 from ._certify import certified, First
 from ._facts import Facts
-from ._paths import array_leaves, is_array, join, key_names, map_arrays
-from ._reader import error_line, read
+from ._initials import with_initials
+from ._paths import array_leaves, map_arrays
+from ._programs import abstract, Program, traced
+from ._read import read
+from ._reader import error_line
 from ._resolve import resolve
 from ._rules import RULES
 from ._statics import Found, modules, retuned
@@ -21,12 +23,19 @@ from ._statics import Found, modules, retuned
 @dataclasses.dataclass(frozen=True, eq=False)
 class Source:
     """What a fresh trace needs: the network without its numbers, the call, its
-    arguments; and which static fields were found to follow which width."""
+    arguments; which static fields were found to follow which width; and other calls of
+    the same network."""
 
     skeleton: Any
     call: Callable[..., Any]
     args: tuple[Any, ...]
     found: tuple[Found, ...] = ()
+    also: tuple[tuple[Callable[..., Any], tuple[Any, ...]], ...] = ()
+
+    @property
+    def calls(self) -> tuple[tuple[Callable[..., Any], tuple[Any, ...]], ...]:
+        """Every call that is read, with its arguments."""
+        return ((self.call, self.args), *self.also)
 
     def at(
         self,
@@ -71,7 +80,10 @@ def fields_at(
 
 
 def trace(
-    net: Any, *example_args: Any, call: Callable[..., Any] | None = None
+    net: Any,
+    *example_args: Any,
+    call: Callable[..., Any] | None = None,
+    also: Sequence[Any] = (),
 ) -> Anatomy:
     """Reads a network and finds every hidden width in it.
 
@@ -80,12 +92,18 @@ def trace(
     **Arguments:**
 
     - `net`: any pytree of arrays: an Equinox module, a dict of arrays, a tuple of them.
-        Arrays may be `jax.ShapeDtypeStruct`s.
+        Arrays may be `jax.ShapeDtypeStruct`s. The network is the whole tree: a model
+        with state is `(model, state)`.
     - `example_args`: what the network is called with; arrays or `ShapeDtypeStruct`s,
         anything else is passed through as it is.
     - `call`: `call(net, *example_args)`; by default `net(*example_args)`.
+    - `also`: other calls of the same network, each a function or a pair of a function
+        and a tuple of arguments (by default `example_args`): inference beside training,
+        the decoder of an autoencoder. One anatomy comes from all of them: a width is
+        what *all* of them let change, and what one of them takes or returns is fixed.
 
-    **Returns:** an `Anatomy`. `print` it for a table.
+    **Returns:** an `Anatomy`. `print` it for a table. `anatomy.warnings` names the
+    leaves that no call reaches; they keep their shape.
 
     **Raises:** `ValueError` if the network has no arrays, or can't be called so.
 
@@ -97,40 +115,46 @@ def trace(
         anatomy.widths["layers[0]"].size  # 8
         ```
 
+    **What a call returns** is the network's interface and keeps its shape, except for
+    what is recognised as a new value of the network's own leaves: an `eqx.nn.State`
+    anywhere in the result, and everything in a `growthnet.Aux(net=...)`, which holds
+    the network or a part of it. A call that returns its new running statistics is
+    therefore traced as it stands. A `State` that is given is never consumed.
+
+    !!! example
+
+        ```python
+        def train(net, x):
+            model, state = net
+            batched = jax.vmap(model, (0, None), (0, None), axis_name="batch")
+            return batched(x, state)
+
+        def predict(net, x):
+            return train(eqx.nn.inference_mode(net), x)[0]
+
+        anatomy = gn.trace((model, state), x, call=train, also=[predict])
+        ```
+
     The method is that of dependency graphs for pruning (Fang et al., DepGraph, CVPR
     2023), on jaxprs instead of autograd graphs.
     """
-    if call is None:
-        if not callable(net):
-            raise ValueError(
-                f"a {type(net).__name__} can't be called; say how to with "
-                "`call=lambda net, x: ...`"
-            )
-        call = _call_it
-    if not array_leaves(net):
-        raise ValueError("the network has no arrays; pass the network itself, not None")
-    source = Source(_abstract(net), call, tuple(map(_abstract, example_args)))
-    try:
-        first = _read(source)
-    except Exception as error:
-        where = f" (at {error_line(error)})" if error_line(error) else ""
+    calls = asked_calls(net, example_args, call, also)
+    (call, args), *others = [(f, abstract(given)) for f, given in calls]
+    source = Source(abstract(net), call, args, also=tuple(others))
+    programs = []
+    for number, (function, given) in enumerate(source.calls):
+        try:
+            programs.append(traced(source.skeleton, function, given))
+        except Exception as error:
+            text = failure(error, calls, number, error_line(error))
+            raise ValueError(text) from error
+    first = _first_of(source, programs)
+    if not any(leaf.reached for leaf in first.anatomy.leaves if leaf.shape):
         raise ValueError(
-            f"the network can't be called with these arguments{where}: {error}"
-        ) from error
+            "the call doesn't use the network that it is given; use its first argument "
+            "in place of a network from outside"
+        )
     return certified(first, _read)
-
-
-def _call_it(net: Any, *args: Any) -> Any:
-    return net(*args)
-
-
-def _abstract(tree: Any) -> Any:
-    def describe(leaf: Any) -> Any:
-        if not is_array(leaf):
-            return leaf
-        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
-
-    return jtu.tree_map(describe, tree)
 
 
 def _like(old: Any, shape: tuple[int, ...]) -> Any:
@@ -139,48 +163,17 @@ def _like(old: Any, shape: tuple[int, ...]) -> Any:
 
 def _read(source: Source) -> First:
     """Reads a network once."""
-    net_leaves, net_def = jtu.tree_flatten(source.skeleton)
-    arg_leaves, arg_def = jtu.tree_flatten(source.args)
-    net_at = [i for i, leaf in enumerate(net_leaves) if is_array(leaf)]
-    arg_at = [i for i, leaf in enumerate(arg_leaves) if is_array(leaf)]
+    net = source.skeleton
+    programs = [traced(net, call, args) for call, args in source.calls]
+    return _first_of(source, programs)
 
-    def flat(net_arrays: Sequence[Any], arg_arrays: Sequence[Any]) -> list[Any]:
-        net_all, arg_all = list(net_leaves), list(arg_leaves)
-        for i, array in zip(net_at, net_arrays, strict=True):
-            net_all[i] = array
-        for i, array in zip(arg_at, arg_arrays, strict=True):
-            arg_all[i] = array
-        net = jtu.tree_unflatten(net_def, net_all)
-        result = source.call(net, *jtu.tree_unflatten(arg_def, arg_all))
-        return [leaf for leaf in jtu.tree_leaves(result) if is_array(leaf)]
 
-    # A new function each time: `make_jaxpr` caches by function, and the skeleton that
-    # this one closes over would otherwise be ignored.
-    closed = jax.make_jaxpr(flat)(
-        [net_leaves[i] for i in net_at], [arg_leaves[i] for i in arg_at]
-    )
-    names = _argument_names(source)
-    reading = read(closed, len(net_at), RULES, names)
-    arrays = array_leaves(source.skeleton)
+def _first_of(source: Source, programs: Sequence[Program]) -> First:
+    net = source.skeleton
+    arrays = array_leaves(net)
+    reading = read(programs, [a.shape for a in arrays.values()], RULES)
     dtypes = [str(a.dtype) for a in arrays.values()]
     facts = Facts(reading)
-    return First(source, resolve(facts, list(arrays), dtypes), facts)
-
-
-def _argument_names(source: Source) -> list[str]:
-    """`x`, or `batch[0]`, as far as the call's signature tells."""
-    try:
-        parameters = list(inspect.signature(source.call).parameters)[1:]
-        if source.call is _call_it:
-            parameters = list(inspect.signature(type(source.skeleton)).parameters)
-            call = type(source.skeleton).__call__
-            parameters = list(inspect.signature(call).parameters)[1:]
-    except (TypeError, ValueError):
-        parameters = []
-    names = []
-    for i, arg in enumerate(source.args):
-        name = parameters[i] if i < len(parameters) else f"argument {i}"
-        for path, leaf in jtu.tree_flatten_with_path(arg)[0]:
-            if is_array(leaf):
-                names.append(f"`{name}{join(key_names(path))}`")
-    return names
+    moving = frozenset[int]().union(*(program.moving for program in programs))
+    anatomy = with_initials(resolve(facts, list(arrays), dtypes), net, moving)
+    return First(source, anatomy, facts)

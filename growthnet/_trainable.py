@@ -6,7 +6,7 @@ import equinox as eqx
 import jax
 import jax.tree_util as jtu
 
-from ._paths import join, key_names
+from ._paths import is_state, join, key_names, named_leaves
 
 
 class TrainableSpec:
@@ -22,8 +22,8 @@ class TrainableSpec:
         self._paths: dict[str, bool] | None = None
         if spec is not None and self._function is None:
             self._paths = {
-                join(key_names(path)): bool(leaf)
-                for path, leaf in jtu.tree_flatten_with_path(spec)[0]
+                name: leaf
+                for name, leaf in named_leaves(spec)
                 if isinstance(leaf, bool)
             }
             if not self._paths:
@@ -36,7 +36,7 @@ class TrainableSpec:
         """The tree with everything that isn't trained replaced by `None`."""
 
         def pick(path: tuple, leaf: Any) -> Any:
-            if isinstance(leaf, eqx.nn.State) or not eqx.is_inexact_array(leaf):
+            if is_state(leaf) or not eqx.is_inexact_array(leaf):
                 return None
             if self._function is not None:
                 return leaf if self._function(leaf) else None
@@ -44,9 +44,7 @@ class TrainableSpec:
                 return leaf if self._paths.get(join(key_names(path)), False) else None
             return leaf
 
-        return jtu.tree_map_with_path(
-            pick, tree, is_leaf=lambda x: isinstance(x, eqx.nn.State)
-        )
+        return jtu.tree_map_with_path(pick, tree, is_leaf=is_state)
 
 
 def _is_tree(spec: Any) -> bool:

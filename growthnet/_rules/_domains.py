@@ -32,7 +32,7 @@ def note_partial(reader: Reader, name: str, eqn: Any, values: Sequence[Value]) -
     else:
         return
     value = values[at]
-    if value.kind != Kind.ACT or (value.positive and name not in _NEVER):
+    if value.kind < Kind.ROWS or (value.positive and name not in _NEVER):
         return
     for dim in range(len(value.dims)):
         why = f"`{name}` needn't be finite for new or closed units"
@@ -52,6 +52,8 @@ def signs(name: str, eqn: Any, values: Sequence[Value]) -> str | None:
         one = name == "add" and "positive" in known
         both = known == ["positive", "positive"]
         return "positive" if one or both else "not negative"
+    if name == "select_n" and all(known[1:]):
+        return "positive" if set(known[1:]) == {"positive"} else "not negative"
     if name in ("sqrt", "convert_element_type", "stop_gradient", "copy"):
         return known[0]
     return None

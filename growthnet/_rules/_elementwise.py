@@ -5,14 +5,15 @@ from typing import Any
 
 import numpy as np
 
-from .._events import Kind, Origin, Role, Value
+from .._events import combined, Kind, Origin, Role, Value
 from .._reader import Reader, Rule, spots
 from .._silence import ZERO_TO_ZERO
 from ._domains import note_partial, signs
+from ._moves import through
 
 
 _OTHER_UNARY = set(
-    "acos acosh bitcast_convert_type cos cosh digamma erf_inv erfc exp exp2 "
+    "acos acosh cos cosh digamma erf_inv erfc exp exp2 "
     "bessel_i0e bessel_i1e bessel_i0 bessel_i1 is_finite lgamma log logistic not "
     "population_count clz rsqrt".split()
 )
@@ -20,8 +21,9 @@ _SCALING = set("mul div pow rem atan2 complex nextafter".split())
 _COMBINING = set(
     "add add_any sub max min and or xor eq ne lt le gt ge lt_to le_to eq_to "
     "shift_left shift_right_logical shift_right_arithmetic select_n clamp "
-    "igamma igammac polygamma regularized_incomplete_beta zeta random_gamma_grad "
-    "threefry2x32".split()
+    "igamma igammac igamma_grad_a polygamma regularized_incomplete_beta zeta "
+    "random_gamma_grad mulhi select_if_vmap threefry2x32 threefry4x32 philox2x32 "
+    "philox4x32".split()
 )
 
 
@@ -30,14 +32,10 @@ def elementwise(reader: Reader, eqn: Any, values: tuple[Value, ...]) -> list[Val
     name = eqn.primitive.name
     shape = reader.out()
     dims = tuple(_join(reader, values, d, n) for d, n in enumerate(shape))
-    kind = max(v.kind for v in values)
+    kind = combined(values)
     product = values if name == "mul" and len(values) == 2 else None
-    if kind > Kind.PARAM:
-        role = Role.SCALE if name in _SCALING else Role.OFFSET
-        for value in values:
-            if value.kind in (Kind.PARAM, Kind.ROWS) and value.kind < kind:
-                for d in range(len(value.dims)):
-                    reader.touch(value, d, role)
+    if kind == Kind.ACT:
+        _note_roles(reader, name, values)
         note_partial(reader, name, eqn, values)
         sign = signs(name, eqn, values)
         result = Value(
@@ -60,6 +58,19 @@ def elementwise(reader: Reader, eqn: Any, values: tuple[Value, ...]) -> list[Val
         )
         _note_singular(reader, name, values)
     return [result] * len(eqn.outvars)
+
+
+def _note_roles(reader: Reader, name: str, values: Sequence[Value]) -> None:
+    """What leaves do to activations; rows of a leaf that only meet other leaves are the
+    activations."""
+    role = Role.SCALE if name in _SCALING else Role.OFFSET
+    highest = max(v.kind for v in values)
+    for value in values:
+        if value.kind == Kind.ROWS == highest:
+            reader.absorb(value)
+        elif value.kind in (Kind.PARAM, Kind.ROWS):
+            for d in range(len(value.dims)):
+                reader.touch(value, d, role)
 
 
 def _join(reader: Reader, values: Sequence[Value], d: int, n: int):
@@ -91,14 +102,22 @@ def _zeroable(name: str, values: Sequence[Value]) -> bool:
         return all(v.zeroable for v in leaves)
     if name == "div":
         return values[0].kind >= Kind.PARAM and values[0].zeroable
-    if name in ("add", "add_any", "sub"):
-        return all(v.zeroable or v.literal == 0 for v in values)
-    return name in ("max", "min") and all(v.zeroable or v.literal == 0 for v in values)
+    if name == "select_n":
+        return zero_with_leaves(values[1:])
+    return name in _SUMS and zero_with_leaves(values)
+
+
+_SUMS = set("add add_any sub max min".split())
+
+
+def zero_with_leaves(values: Sequence[Value]) -> bool:
+    """Are all of several values zero where the leaves are?"""
+    return all(v.zeroable or v.literal == 0 for v in values)
 
 
 _LINEAR = set(
-    "add add_any sub neg convert_element_type copy copy_p device_put name real imag "
-    "optimization_barrier sharding_constraint stop_gradient".split()
+    "add add_any sub neg convert_element_type copy copy_p name real imag "
+    "stop_gradient".split()
 )
 
 
@@ -110,6 +129,8 @@ def _linear(name: str, values: Sequence[Value]) -> bool:
         return len(leaves) <= 1
     if name == "div":
         return len(leaves) == 0 or leaves == [values[0]]
+    if name == "select_n":
+        return values[0].kind == Kind.CONST
     return not leaves or name in _LINEAR
 
 
@@ -131,6 +152,8 @@ _FOLDS = {
     "add": lambda a, b: a + b,
     "sub": lambda a, b: a - b,
     "mul": lambda a, b: a * b,
+    "max": max,
+    "min": min,
     "lt": lambda a, b: a < b,
     "ge": lambda a, b: a >= b,
     "convert_element_type": lambda a: a,
@@ -146,6 +169,51 @@ def _fold(name: str, values: Sequence[Value]) -> Any:
     return np.asarray(_FOLDS[name](*literals)).item()
 
 
-ELEMENTWISE: dict[str, Rule] = dict.fromkeys(
-    ZERO_TO_ZERO | _OTHER_UNARY | _SCALING | _COMBINING, elementwise
-)
+def unchanged(reader: Reader, eqn: Any, values: tuple[Value, ...]) -> list[Value]:
+    """Each result is the argument at its place: barriers, annotations, transfers."""
+    del reader
+    return list(values[: len(eqn.outvars)])
+
+
+def second(reader: Reader, eqn: Any, values: tuple[Value, ...]) -> Value:
+    del reader, eqn
+    return values[1]
+
+
+def bitcast(reader: Reader, eqn: Any, values: tuple[Value, ...]) -> Any:
+    """To a type of another size an axis comes or goes at the end."""
+    (value,) = values
+    shape = reader.out()
+    if shape == value.shape:
+        return elementwise(reader, eqn, values)
+    both = range(min(len(shape), len(value.dims)))
+    why = "`bitcast_convert_type` takes numbers apart"
+    return through(reader, value, {d: d for d in both}, shape, why)
+
+
+def made(reader: Reader, eqn: Any, values: tuple[Value, ...]) -> list[Value]:
+    """Arrays that hold no numbers of anybody's."""
+    del values
+    return [Value(reader.dims(v.aval.shape), Kind.CONST) for v in eqn.outvars]
+
+
+def zeros_like(reader: Reader, eqn: Any, values: tuple[Value, ...]) -> Value:
+    del reader, eqn
+    return Value(values[0].dims, Kind.CONST, literal=0)
+
+
+ELEMENTWISE: dict[str, Rule] = {
+    **dict.fromkeys(ZERO_TO_ZERO | _OTHER_UNARY | _SCALING | _COMBINING, elementwise),
+    **dict.fromkeys(
+        "optimization_barrier device_put sharding_constraint layout_constraint reshard "
+        "shard_alike stage add_dependency with_memory_space_constraint "
+        "xla_metadata_value "
+        # Equinox's
+        "nontraceable nondifferentiable_backward nonbatchable announce_jaxpr".split(),
+        unchanged,
+    ),
+    "tie": second,
+    "bitcast_convert_type": bitcast,
+    **dict.fromkeys("empty empty2".split(), made),
+    "zeros_like": zeros_like,
+}

@@ -1,32 +1,70 @@
 """Where the order of the units means something: rigid along that axis, with the reason.
 
-Sorting, cumulative sums, arg-reductions and counters use a unit's index as a number or
-relate it to its neighbours, so units of that axis can't come and go.
+Sorting, cumulative sums, transforms, arg-reductions and counters use a unit's index as
+a number or relate it to its neighbours, so units of that axis can't come and go.
 """
 
 from typing import Any
 
-from .._events import Kind, Value
+import numpy as np
+
+from .._events import combined, Kind, Value
 from .._reader import Reader, Rule
-from ._contract import moved_origins
+from ._moves import moved_origins, rearranged, through
+
+
+# f(0) = 0, and linear in the leaves.
+_ZERO_TO_ZERO = set("sort cumsum cumprod cummax cummin fft top_k approx_top_k".split())
+_LINEAR = {"cumsum", "fft"}
 
 
 def ordered(reader: Reader, eqn: Any, values: tuple[Value, ...]) -> list[Value]:
-    """Keeps every axis; the ordered one is rigid."""
-    name = eqn.primitive.name
-    axes = eqn.params.get("dimensions", ())
-    for key in ("axis", "dimension"):
-        if key in eqn.params:
-            axes = (eqn.params[key],)
-    first = values[0]
-    for value in values:
-        for a, b in zip(first.dims, value.dims, strict=False):
-            reader.solver.unify(a, b)
-        for axis in axes:
-            reader.rigid(value.dims[axis], f"`{name}` uses the order of its units")
-        reader.absorb(value)
-    kind = max(v.kind for v in values)
-    return [Value(first.dims, kind) for _ in eqn.outvars]
+    """Along the ordered axes nothing is known of the results but that they are rigid;
+    the other axes pass through."""
+    name, rank = eqn.primitive.name, len(values[0].dims)
+    axes = _axes(eqn, rank)
+    to = {d: d for d in range(rank) if d not in axes}
+    for value in values[1:]:
+        for d in range(rank):
+            reader.solver.unify(values[0].dims[d], value.dims[d])
+    # Sorting several arrays gives as many; `top_k` of one gives values and indices.
+    sources = values if len(values) == len(eqn.outvars) else values[:1] * 2
+    return [
+        through(
+            reader,
+            value,
+            to,
+            reader.out(i),
+            f"`{name}` uses the order of its units",
+            kind=combined(values),
+            zeroable=name in _ZERO_TO_ZERO and (i == 0 or len(values) > 1),
+            linear=name in _LINEAR,
+        )
+        for i, value in enumerate(sources[: len(eqn.outvars)])
+    ]
+
+
+def _axes(eqn: Any, rank: int) -> set[int]:
+    params = eqn.params
+    if "fft_lengths" in params:
+        return set(range(rank - len(params["fft_lengths"]), rank))
+    for key in ("axis", "dimension", "reduction_dimension"):
+        if key in params:
+            return {params[key] % rank}
+    raise AssertionError(f"`{eqn.primitive.name}` has no axis")
+
+
+def rev(reader: Reader, eqn: Any, values: tuple[Value, ...]) -> Value:
+    """A mirrored axis: what was first is last, so its units have places."""
+    (value,) = values
+    axes = eqn.params["dimensions"]
+    for axis in axes:
+        reader.rigid(value.dims[axis], "`rev` uses the order of its units")
+
+    def grid(g: np.ndarray) -> np.ndarray:
+        return np.flip(g, tuple(axes))
+
+    return rearranged(value, value.dims, grid, lambda d: (d,))
 
 
 def arg_reduction(reader: Reader, eqn: Any, values: tuple[Value, ...]) -> Value:
@@ -57,15 +95,29 @@ def random(reader: Reader, eqn: Any, values: tuple[Value, ...]) -> list[Value]:
     return [Value(reader.dims(v.aval.shape), kind) for v in eqn.outvars]
 
 
+def random_gamma(reader: Reader, eqn: Any, values: tuple[Value, ...]) -> Value:
+    """One draw for each entry of the second argument."""
+    del eqn
+    keys, alpha = values
+    for d, node in enumerate(keys.dims):
+        reader.solver.unify(node, alpha.dims[d])
+    reader.absorb(alpha)
+    return Value(alpha.dims, Kind.ACT if alpha.kind else keys.kind)
+
+
 POSITIONS: dict[str, Rule] = {
     **dict.fromkeys(
-        "sort cumsum cumprod cummax cummin cumlogsumexp rev".split(), ordered
+        "sort top_k approx_top_k fft cumsum cumprod cummax cummin cumlogsumexp".split(),
+        ordered,
     ),
     **dict.fromkeys(("argmax", "argmin"), arg_reduction),
+    "rev": rev,
     "iota": iota,
     **dict.fromkeys(
         "random_bits random_seed random_split random_wrap random_unwrap "
-        "random_fold_in random_clone rng_uniform rng_bit_generator".split(),
+        "random_fold_in random_clone rng_uniform rng_bit_generator "
+        "iota_2x32_shape".split(),
         random,
     ),
+    "random_gamma": random_gamma,
 }

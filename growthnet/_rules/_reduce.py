@@ -1,42 +1,54 @@
 """Reductions: the axis goes, and what went over it is remembered."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from .._events import Kind, Role, Value
 from .._reader import Reader, Rule
-from ._contract import moved_origins
+from ._moves import lost, moved_origins
+
+
+# An empty sum aside, what is above zero stays so.
+_SIGNED = set("reduce_sum reduce_max reduce_min reduce_prod".split())
 
 
 def reduction(reader: Reader, eqn: Any, values: tuple[Value, ...]) -> list[Value]:
-    """Drops the reduced axes.
+    """Drops the reduced axes; what follows the arrays are initial values."""
+    axes, name = eqn.params["axes"], eqn.primitive.name
+    return [reduced(reader, v, axes, name) for v in values[: len(eqn.outvars)]]
+
+
+def reduced(reader: Reader, value: Value, axes: Sequence[int], name: str) -> Value:
+    """The value without `axes`.
 
     A sum over an elementwise product is a contraction written by hand, and is noted as
     one: `(w * h).sum(-1)` consumes `h` just as `w @ h` does.
     """
-    axes, name = eqn.params["axes"], eqn.primitive.name
-    results = []
-    for value in values[: len(eqn.outvars)]:
-        for axis in axes:
-            if value.kind == Kind.CONST:
-                continue
-            if not (name == "reduce_sum" and _contracts(reader, value, axis)):
-                reader.reduce(value, axis, f"`{name}` goes over its units", name)
-        kept = [d for d in range(len(value.dims)) if d not in axes]
-        dims = tuple(value.dims[d] for d in kept)
-        origins = moved_origins(value, {d: i for i, d in enumerate(kept)}, dims)
-        keeps = name in ("reduce_sum", "reduce_max", "reduce_min", "reduce_prod")
-        results.append(
-            Value(
-                dims,
-                value.kind,
-                origins,
-                zeroable=value.zeroable,
-                linear=value.linear and name == "reduce_sum",
-                positive=value.positive and keeps,
-                nonnegative=value.nonnegative and keeps,
-            )
-        )
-    return results
+    sums = name in ("reduce_sum", "psum")
+    for axis in axes:
+        # Nothing of nothing is nothing, however often.
+        if value.literal != 0 and not (sums and _contracts(reader, value, axis)):
+            reader.reduce(value, axis, f"`{name}` goes over its units", name)
+    kept = [d for d in range(len(value.dims)) if d not in axes]
+    dims = tuple(value.dims[d] for d in kept)
+    to = {d: i for i, d in enumerate(kept)}
+    signed = name in _SIGNED and all(value.dims[a].size for a in axes)
+    return Value(
+        dims,
+        value.kind,
+        moved_origins(value, to, dims),
+        zeroable=value.zeroable and not lost(value, to),
+        linear=value.linear and sums,
+        positive=signed and value.positive,
+        nonnegative=signed and (value.positive or value.nonnegative),
+    )
+
+
+def everything(reader: Reader, eqn: Any, values: tuple[Value, ...]) -> Value:
+    """One number out of a whole array."""
+    (value,) = values
+    axes = range(len(value.dims))
+    return reduced(reader, value, axes, eqn.primitive.name)
 
 
 def _contracts(reader: Reader, value: Value, axis: int) -> bool:
@@ -54,8 +66,12 @@ def _contracts(reader: Reader, value: Value, axis: int) -> bool:
     return True
 
 
-REDUCTIONS: dict[str, Rule] = dict.fromkeys(
-    "reduce_sum reduce_max reduce_min reduce_prod reduce_and reduce_or reduce_xor "
-    "reduce".split(),
-    reduction,
-)
+REDUCTIONS: dict[str, Rule] = {
+    **dict.fromkeys(
+        "reduce_sum reduce_max reduce_min reduce_prod reduce_and reduce_or reduce_xor "
+        "reduce".split(),
+        reduction,
+    ),
+    # Equinox's, which look across a vmap.
+    **dict.fromkeys("unvmap_all unvmap_any unvmap_max".split(), everything),
+}

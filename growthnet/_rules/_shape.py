@@ -2,33 +2,16 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from .._events import Kind, Origin, Value
+from .._events import combined, Kind, Origin, Value
 from .._reader import opaque, Reader, Rule
 from .._unify import Node
-
-
-def _rearranged(
-    value: Value,
-    dims: Sequence[Node],
-    grid: Callable[[np.ndarray], np.ndarray],
-    along: Callable[[int], Sequence[int]],
-) -> Value:
-    """The value after its entries were moved; `along` maps old axes to new ones."""
-    origins = tuple(
-        Origin(
-            o.leaf,
-            o.axis,
-            grid(o.grid),
-            frozenset(int(new) for old in o.along for new in along(old)),
-        )
-        for o in value.origins
-    )
-    return dataclasses.replace(value, dims=tuple(dims), origins=origins, product=None)
+from ._elementwise import zero_with_leaves
+from ._moves import rearranged
 
 
 def transpose(reader: Reader, eqn: Any, values: tuple[Value, ...]) -> Value:
@@ -37,16 +20,20 @@ def transpose(reader: Reader, eqn: Any, values: tuple[Value, ...]) -> Value:
     order = eqn.params["permutation"]
     dims = [value.dims[d] for d in order]
     to = {d: i for i, d in enumerate(order)}
-    return _rearranged(value, dims, lambda g: g.transpose(order), lambda d: (to[d],))
+    return rearranged(value, dims, lambda g: g.transpose(order), lambda d: (to[d],))
 
 
 def squeeze(reader: Reader, eqn: Any, values: tuple[Value, ...]) -> Value:
     del reader
     (value,) = values
-    gone = [d % len(value.dims) for d in eqn.params["dimensions"]]
+    return squeezed(value, [d % len(value.dims) for d in eqn.params["dimensions"]])
+
+
+def squeezed(value: Value, gone: Sequence[int]) -> Value:
+    """The value without these axes of size 1."""
     kept = [d for d in range(len(value.dims)) if d not in gone]
     to = {d: (i,) for i, d in enumerate(kept)}
-    return _rearranged(
+    return rearranged(
         value,
         [value.dims[d] for d in kept],
         lambda g: g.reshape([g.shape[d] for d in kept]),
@@ -69,7 +56,7 @@ def broadcast_in_dim(reader: Reader, eqn: Any, values: tuple[Value, ...]) -> Val
             shape[new] = g.shape[d]
         return g.reshape(shape)
 
-    return _rearranged(value, dims, grid, lambda d: (places[d],))
+    return rearranged(value, dims, grid, lambda d: (places[d],))
 
 
 def reshape(reader: Reader, eqn: Any, values: tuple[Value, ...]) -> Value | list[Value]:
@@ -99,7 +86,7 @@ def reshape(reader: Reader, eqn: Any, values: tuple[Value, ...]) -> Value | list
             shape += [new[d] if varies else 1 for d in outs]
         return np.broadcast_to(g, full).reshape(shape)
 
-    return _rearranged(value, dims, grid, along)
+    return rearranged(value, dims, grid, along)
 
 
 def _blocks(
@@ -151,7 +138,7 @@ def _regroup(reader: Reader, ins: list[Node], outs: list[int]) -> list[Node]:
     return fresh
 
 
-def _cut(reader: Reader, node: Node, start: int, stop: int) -> Node:
+def cut(reader: Reader, node: Node, start: int, stop: int) -> Node:
     """The node of `axis[start:stop]`."""
     solver = reader.solver
     if (start, stop) == (0, node.size):
@@ -183,17 +170,28 @@ def slice_(reader: Reader, eqn: Any, values: tuple[Value, ...]) -> Value:
     dims = []
     for d, node in enumerate(value.dims):
         if strides[d] == 1:
-            dims.append(_cut(reader, node, int(starts[d]), int(stops[d])))
+            dims.append(cut(reader, node, int(starts[d]), int(stops[d])))
             continue
         dims.append(reader.dims((reader.out()[d],))[0])
         for rigid in (node, dims[-1]):
             reader.rigid(rigid, f"a slice takes every {strides[d]}th of its units")
-    cut = tuple(map(slice, starts, stops, strides))
+    return _taken(value, dims, tuple(map(slice, starts, stops, strides)))
 
+
+def _taken(value: Value, dims: Sequence[Node], bounds: Sequence[slice]) -> Value:
     def grid(g: np.ndarray) -> np.ndarray:
-        return g[tuple(c if g.shape[d] > 1 else slice(None) for d, c in enumerate(cut))]
+        every = slice(None)
+        return g[tuple(b if g.shape[d] > 1 else every for d, b in enumerate(bounds))]
 
-    return _rearranged(value, dims, grid, lambda d: (d,))
+    return rearranged(value, dims, grid, lambda d: (d,))
+
+
+def sliced(
+    reader: Reader, value: Value, starts: Sequence[int], stops: Sequence[int]
+) -> Value:
+    """`value[start:stop]` along every axis."""
+    dims = [cut(reader, *args) for args in zip(value.dims, starts, stops, strict=True)]
+    return _taken(value, dims, tuple(map(slice, starts, stops)))
 
 
 def split(reader: Reader, eqn: Any, values: tuple[Value, ...]) -> list[Value]:
@@ -202,13 +200,13 @@ def split(reader: Reader, eqn: Any, values: tuple[Value, ...]) -> list[Value]:
     for size in map(int, eqn.params["sizes"]):
         stop = start + size
         dims = list(value.dims)
-        dims[axis] = _cut(reader, value.dims[axis], start, stop)
+        dims[axis] = cut(reader, value.dims[axis], start, stop)
 
         def grid(g: np.ndarray, a: int = start, b: int = stop) -> np.ndarray:
             varies = g.shape[axis] > 1
             return np.take(g, range(a, b), axis) if varies else g
 
-        results.append(_rearranged(value, dims, grid, lambda d: (d,)))
+        results.append(rearranged(value, dims, grid, lambda d: (d,)))
         start = stop
     return results
 
@@ -229,8 +227,8 @@ def _merged(
     reader: Reader, values: Sequence[Value], dims: tuple[Node, ...], axis: int
 ) -> Value:
     """One value out of several that lie side by side along `axis`."""
-    kind = max(v.kind for v in values)
-    if kind > Kind.PARAM:
+    kind = combined(values)
+    if kind == Kind.ACT:
         for value in values:
             reader.absorb(value)
         return Value(dims, kind)
@@ -248,13 +246,13 @@ def _merged(
             grid[here] = o.grid
             origins.append(Origin(o.leaf, o.axis, grid, o.along))
         start += width
-    leaves = [v for v in values if v.kind >= Kind.PARAM]
     return Value(
         dims,
         kind,
         tuple(origins),
-        zeroable=bool(leaves) and all(v.zeroable for v in leaves),
-        linear=all(v.linear for v in leaves),
+        # Ones beside a leaf's entries stay ones, whatever the leaf's entries are.
+        zeroable=kind > Kind.CONST and zero_with_leaves(values),
+        linear=all(v.linear for v in values),
     )
 
 
@@ -271,8 +269,8 @@ def pad(reader: Reader, eqn: Any, values: tuple[Value, ...]) -> Value | list[Val
             reader.rigid(node, "padding")
         if lo or hi:
             dims[d] = reader.solver.sum([ends[0], value.dims[d], ends[1]])
-    kind = max(value.kind, filler.kind)
-    if kind > Kind.PARAM:
+    kind = combined(values)
+    if kind == Kind.ACT:
         reader.absorb(value)
         return Value(tuple(dims), kind)
 
@@ -283,7 +281,10 @@ def pad(reader: Reader, eqn: Any, values: tuple[Value, ...]) -> Value | list[Val
         ]
         return np.pad(g, widths, constant_values=-1)
 
-    return _rearranged(value, dims, grid, lambda d: (d,))
+    moved = rearranged(value, dims, grid, lambda d: (d,))
+    return dataclasses.replace(
+        moved, kind=kind, zeroable=moved.zeroable and filler.literal == 0, literal=None
+    )
 
 
 def stack(reader: Reader, eqn: Any, values: tuple[Value, ...]) -> Value:
@@ -291,7 +292,7 @@ def stack(reader: Reader, eqn: Any, values: tuple[Value, ...]) -> Value:
     axis = eqn.params["axis"]
     counter = reader.dims((len(values),))[0]
     reader.rigid(counter, "it counts stacked arrays")
-    single = [_with_axis(v, axis, Node(1)) for v in values]
+    single = [with_axis(v, axis, Node(1)) for v in values]
     dims = list(single[0].dims)
     dims[axis] = counter
     for value in single[1:]:
@@ -301,9 +302,10 @@ def stack(reader: Reader, eqn: Any, values: tuple[Value, ...]) -> Value:
     return _merged(reader, single, tuple(dims), axis)
 
 
-def _with_axis(value: Value, axis: int, node: Node) -> Value:
+def with_axis(value: Value, axis: int, node: Node) -> Value:
+    """The value with a new axis along which it is the same everywhere."""
     dims = [*value.dims[:axis], node, *value.dims[axis:]]
-    return _rearranged(
+    return rearranged(
         value,
         dims,
         lambda g: np.expand_dims(g, axis),
@@ -324,7 +326,7 @@ def unstack(reader: Reader, eqn: Any, values: tuple[Value, ...]) -> list[Value]:
             return np.take(g, i if g.shape[axis] > 1 else 0, axis)
 
         results.append(
-            _rearranged(
+            rearranged(
                 value, dims, grid, lambda d: () if d == axis else (d - (d > axis),)
             )
         )
@@ -332,20 +334,20 @@ def unstack(reader: Reader, eqn: Any, values: tuple[Value, ...]) -> list[Value]:
 
 
 def tile(reader: Reader, eqn: Any, values: tuple[Value, ...]) -> Value:
+    return tiled(reader, values[0], eqn.params["reps"], "it counts copies")
+
+
+def tiled(reader: Reader, value: Value, reps: Sequence[int], why: str) -> Value:
     """A repeated axis is `copies x axis`; the number of copies is rigid."""
-    (value,) = values
     dims = []
-    for node, copies in zip(value.dims, eqn.params["reps"], strict=True):
+    for node, copies in zip(value.dims, reps, strict=True):
         if copies == 1:
             dims.append(node)
             continue
         counter = reader.dims((copies,))[0]
-        reader.rigid(counter, "it counts copies")
+        reader.rigid(counter, why)
         dims.append(reader.solver.prod([counter, node]))
-    if value.kind > Kind.PARAM:
-        return Value(tuple(dims), value.kind)
-    reps = eqn.params["reps"]
-    return _rearranged(
+    return rearranged(
         value,
         dims,
         lambda g: np.tile(g, [r if g.shape[d] > 1 else 1 for d, r in enumerate(reps)]),

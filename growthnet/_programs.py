@@ -1,0 +1,140 @@
+"""Programs to read: a call of the network, traced abstractly."""
+
+import dataclasses
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.extend.core as jexc
+import jax.tree_util as jtu
+
+from ._asked import call_it
+from ._aux import returned
+from ._paths import array_leaves, is_array, join, key_names
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Program:
+    """A traced call. Its first inputs are the network's leaves.
+
+    - `inputs`: names of the other inputs, for the reasons that users see.
+    - `returned`: per output, the leaves that it is a new value of.
+    - `moving`: leaves whose new value isn't the old one. They hold what calls left
+        there, so in this program they are data rather than weights.
+    - `used`: inputs that something is done with.
+    """
+
+    closed: Any
+    inputs: tuple[str, ...]
+    returned: tuple[tuple[int, ...], ...]
+    moving: frozenset[int]
+    used: frozenset[int]
+
+    def new_values(self, outputs: Sequence[Any]) -> list[tuple[int, Any]]:
+        """Which leaves come back with which of the outputs."""
+        pairs = zip(outputs, self.returned, strict=True)
+        return [(leaf, output) for output, leaves in pairs for leaf in leaves]
+
+
+def traced(net: Any, call: Callable[..., Any], args: tuple[Any, ...]) -> Program:
+    """The program of `call(net, *args)`; arrays may be descriptions of arrays."""
+    net_leaves, net_def = jtu.tree_flatten(net)
+    arg_leaves, arg_def = jtu.tree_flatten(args)
+    net_at = [i for i, leaf in enumerate(net_leaves) if is_array(leaf)]
+    arg_at = [i for i, leaf in enumerate(arg_leaves) if is_array(leaf)]
+    index = {name: i for i, name in enumerate(array_leaves(net))}
+    owners: list[tuple[int, ...]] = []
+
+    def flat(net_arrays: Sequence[Any], arg_arrays: Sequence[Any]) -> list[Any]:
+        net_all, arg_all = list(net_leaves), list(arg_leaves)
+        for i, array in zip(net_at, net_arrays, strict=True):
+            net_all[i] = array
+        for i, array in zip(arg_at, arg_arrays, strict=True):
+            arg_all[i] = array
+        # Built anew, so that an Equinox `State` in it is the call's to consume.
+        mine = jtu.tree_unflatten(net_def, net_all)
+        given = call(mine, *jtu.tree_unflatten(arg_def, arg_all))
+        result = returned(net, given)
+        if not result:
+            raise ValueError(
+                f"the call returned {given!r}, which holds no array; return what the "
+                "network computes"
+            )
+        owners[:] = [tuple(index[name] for name in names) for names, _ in result]
+        return [array for _, array in result]
+
+    # A new function each time: `make_jaxpr` caches by function, and the skeleton that
+    # this one closes over would otherwise be ignored.
+    closed = jax.make_jaxpr(flat)(
+        [net_leaves[i] for i in net_at], [arg_leaves[i] for i in arg_at]
+    )
+    used, same = _flow(closed.jaxpr)
+    moving = {leaf for of, i in zip(owners, same, strict=True) for leaf in {*of} - {i}}
+    shown = {i for of, i in zip(owners, same, strict=True) if not of and i is not None}
+    names = _argument_names(net, call, args)
+    return Program(
+        closed,
+        tuple(names),
+        tuple(owners),
+        frozenset(moving),
+        frozenset(used | moving | shown),
+    )
+
+
+def _flow(jaxpr: Any) -> tuple[set[int], list[int | None]]:
+    """Which inputs are used; and for each output, which input it is, unchanged."""
+    known = {var: i for i, var in enumerate(jaxpr.invars)}
+    used: set[int] = set()
+
+    def look(atom: Any) -> int | None:
+        return None if isinstance(atom, jexc.Literal) else known.get(atom)
+
+    for eqn in jaxpr.eqns:
+        body = _called(eqn)
+        inner, same = (range(len(eqn.invars)), []) if body is None else _flow(body)
+        used |= {i for j in inner if (i := look(eqn.invars[j])) is not None}
+        for var, j in zip(eqn.outvars, same, strict=False):
+            source = None if j is None else look(eqn.invars[j])
+            if source is not None:
+                known[var] = source
+    return used, [look(var) for var in jaxpr.outvars]
+
+
+def _called(eqn: Any) -> Any:
+    """The program that an equation runs once (not a loop's body), if it does."""
+    body = eqn.params.get("jaxpr", eqn.params.get("call_jaxpr"))
+    body = getattr(body, "jaxpr", body)
+    if body is None or eqn.primitive.name in ("scan", "while"):
+        return None
+    fits = (len(body.invars), len(body.outvars)) == (len(eqn.invars), len(eqn.outvars))
+    return body if fits else None
+
+
+def _argument_names(net: Any, call: Callable, args: tuple[Any, ...]) -> list[str]:
+    """`x`, or `batch[0]`, as far as the call's signature tells."""
+    try:
+        parameters = list(inspect.signature(call).parameters)[1:]
+        if call is call_it:
+            method = type(net).__call__
+            parameters = list(inspect.signature(method).parameters)[1:]
+    except (TypeError, ValueError):
+        parameters = []
+    names = []
+    for i, arg in enumerate(args):
+        name = parameters[i] if i < len(parameters) else f"argument {i}"
+        for path, leaf in jtu.tree_flatten_with_path(arg)[0]:
+            if is_array(leaf):
+                names.append(f"`{name}{join(key_names(path))}`")
+    return names
+
+
+def abstract(tree: Any) -> Any:
+    """The tree with descriptions of its arrays."""
+
+    def describe(leaf: Any) -> Any:
+        if not is_array(leaf):
+            return leaf
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
+
+    return jtu.tree_map(describe, tree)

@@ -128,7 +128,8 @@ class _Analysis:
             return Recipe("exact", cover=indices, drift=whys)
         norms = self._norms()
         makers = cover - self._consumers()
-        for unknowns in (frozenset(), norms, norms | makers, norms | cover):
+        everyone = frozenset(self.keys)
+        for unknowns in (frozenset(), norms, norms | makers, norms | cover, everyone):
             found = self._scales(unknowns, frozenset(), copies=False)
             if found is not None:
                 return Recipe("exact", "", indices, *found, drift=(*drift, *whys))
@@ -181,7 +182,22 @@ class _Analysis:
                 cover |= ways[0]
             else:
                 reason = reason or located(_uncovered(event), event.line)
-        return cover, reason
+        return (cover if reason else self._pruned(cover)), reason
+
+    def _pruned(self, cover: frozenset[Key]) -> frozenset[Key]:
+        """The cover without what the rest of it silences as well: zeros on both sides
+        of a contraction would never learn."""
+        for key in sorted(cover & self._consumers()):
+            rest = cover - {key}
+            silent = all(self._said(e, rest) for e in self.fact.contractions)
+            reduced = all(
+                any(way <= rest for way in self._reduced(r))
+                for r in self.fact.reductions
+                if r.how != "singular"
+            )
+            if silent and reduced:
+                cover = rest
+        return cover
 
     def _offsets(self, event: Contraction, cover: frozenset[Key]) -> frozenset[Key]:
         """The offsets that alone keep a stream from being silent (a norm's): they are
@@ -296,8 +312,8 @@ class _Analysis:
             makers = sharers - self._consumers()
             vectors = {k for k in self.keys if len(self.facts.layouts[k[0]]) == 1}
             norms = self._norms()
-            tries = (frozenset(), norms, frozenset(vectors), norms | makers, sharers)
-            for unknowns in tries:
+            one = (frozenset(), norms, frozenset(vectors), norms | makers, sharers)
+            for unknowns in (*one, frozenset(self.keys)):
                 found = self._scales(unknowns, sharers, copies=True)
                 if found is not None:
                     whole = bool(texts)

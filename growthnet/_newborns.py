@@ -8,7 +8,7 @@ import numpy as np
 
 from ._anatomy import Member, Width
 from ._draws import draw_host, fill_value, key_words, uniform
-from ._inits import Clone
+from ._inits import Clone, kind_of
 from ._layout import edit_axis, positions
 from ._maps import LeafEdit, MapPair
 
@@ -55,7 +55,7 @@ def newborn_entries(edit: "Edit", key: Any) -> dict[str, list[Entries]]:
         width = edit.after.widths[change.name]
         for i, member in enumerate(width.members):
             leaf_edit = edit.leaf_edits[member.path]
-            covered = i in width.cover
+            covered = i in width.recipe(kind_of(init)).cover
             if isinstance(init, Clone):
                 if covered:
                     entries = _noise(edit, words, width, member)

@@ -137,8 +137,11 @@ def test_a_norm_without_a_mean_needs_no_scale():
     width = anatomy.widths["in"]
     assert width.exactness("zero_out") == ("exact", "") and width.gateable == "any"
     assert [width.members[i].path for i in width.cover] == ["in"]
-    assert width.exactness("clone")[0] == "not preserving"
     grown = gn.resize(net, anatomy, {"in": 6}, key=jr.key(0))
+    assert_kept(unit_length, net, grown, x)
+    # Twice the units at 1/sqrt(2) are as long.
+    assert width.exactness("clone") == ("exact", "")
+    grown = gn.resize(net, anatomy, {"in": 8}, init="clone")
     assert_kept(unit_length, net, grown, x)
 
 
@@ -348,7 +351,7 @@ def test_a_softmax_over_the_units_grows_by_copies_alone():
 
 def sum_inside(p, x):
     h = x @ p["in"]
-    return jnp.tanh(jnp.sum(h)) * (h @ p["out"])
+    return jnp.tanh(jnp.sum(h)) * (jnp.tanh(h) @ p["out"])
 
 
 def test_a_sum_that_a_bend_follows_can_do_nothing_by_copies():

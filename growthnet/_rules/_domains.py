@@ -64,6 +64,8 @@ def _sign(value: Value) -> str | None:
         return "positive"
     if value.literal is None or isinstance(value.literal, bool):
         return "not negative" if value.nonnegative else None
+    if value.literal != value.literal:
+        return "positive"  # The program's own NaN has nothing to do with units.
     return (
         "positive"
         if value.literal > 0

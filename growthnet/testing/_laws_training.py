@@ -35,8 +35,7 @@ def alive_newborns(case: Case, resize: Resize, *, ops: Ops = OPS) -> None:
     at the first step, and every member of the width by the second. Copies with unequal
     shares, or with noise, get unequal gradients; equal shares are declared to do so.
 
-    Looks at the widths that `resize` grows, as far as the growth is exact and the width
-    isn't tied. Where survivors have no gradient either, newborns needn't have one.
+    Looks at the widths that `resize` grows, as far as the growth is exact. Where survivors have no gradient either, newborns needn't have one.
     """
     anatomy = read(case, ops)
     grown = {
@@ -52,18 +51,18 @@ def alive_newborns(case: Case, resize: Resize, *, ops: Ops = OPS) -> None:
     if complaint:
         what = f"{told(anatomy, grown)} by zero_out: {complaint}"
         raise broken("alive_newborns", case, what)
+    cloned = clonable(anatomy, grown)
+    if not cloned:
+        return
     for init in ("clone", Clone(split="equal", noise=0.3)):
-        cloned = clonable(anatomy, grown)
-        if not cloned:
-            break
         split = ops.plan(anatomy, cloned, init=init)
         complaint = trial.first_complaint(split, _inseparable)
         if complaint:
             what = f"{told(anatomy, cloned)} by {init}: {complaint}"
             raise broken("alive_newborns", case, what)
-    equal = ops.plan(anatomy, grown, init=Clone(split="equal"))
+    equal = ops.plan(anatomy, cloned, init=Clone(split="equal"))
     if "never separate" not in equal.explain():
-        what = f"{told(anatomy, grown)}: `explain` keeps quiet about an equal split"
+        what = f"{told(anatomy, cloned)}: `explain` keeps quiet about an equal split"
         raise broken("alive_newborns", case, what)
 
 

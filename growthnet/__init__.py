@@ -13,6 +13,13 @@ from ._capacity import (
     reserve as reserve,
     Reserved as Reserved,
 )
+from ._depth import (
+    deepen as deepen,
+    plan_deepen as plan_deepen,
+    plan_remove_block as plan_remove_block,
+    remove_block as remove_block,
+)
+from ._depth_edit import DepthEdit as DepthEdit
 from ._edit import Edit as Edit, plan as plan, resize as resize
 from ._evidence import Evidence as Evidence
 from ._fit import fit as fit, Run as Run
@@ -30,6 +37,7 @@ from ._policy import (
     PerUnit as PerUnit,
 )
 from ._primitives import register_primitive as register_primitive
+from ._sites import Site as Site, sites as sites
 from ._statics import register_statics as register_statics
 from ._trace import trace as trace
 

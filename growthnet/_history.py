@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,26 +59,44 @@ class History:
 
     @property
     def widths(self) -> tuple[str, ...]:
-        """Names of the widths, in the order in which the ticks mention them."""
-        return tuple({name: None for tick in self.ticks for name in tick.sizes})
+        """Names of the widths, in the order in which the ticks mention them; the last
+        names, if depth edits changed them."""
+        names: dict[str, None] = {}
+        deep = [e for e in self.events if e.renames]
+        for tick in self.ticks:
+            later = [e.renames for e in deep if e.step >= tick.step]
+            for name in tick.sizes:
+                for renames in later:
+                    name = renames.get(name, name)
+                names[name] = None
+        return tuple(names)
 
     def sizes_of(self, width: str) -> tuple[list[int], list[int]]:
         """The size of a width as a step function.
 
-        **Arguments:** `width` is the width's name.
+        **Arguments:** `width` is the width's name; its last one, if depth edits changed
+        it.
 
         **Returns:** Steps, the first of which is 0, and the open units from each of
         them on.
 
         **Raises:** `ValueError` for a width that no tick mentions.
         """
-        known = {t.step: t.sizes[width] for t in self.ticks if width in t.sizes}
+        deep = [(i, e) for i, e in enumerate(self.events) if e.renames]
+        # A tick at the step of an event is from before it.
+        since = lambda step: [e.renames for _, e in deep if e.step >= step]
+        ticks = [(tick, _name_before(width, since(tick.step))) for tick in self.ticks]
+        named = [(tick, name) for tick, name in ticks if name is not None]
+        known = {t.step: t.sizes[name] for t, name in named if name in t.sizes}
         if not known:
             names = ", ".join(self.widths) or "none"
             raise ValueError(f"unknown width {width!r}; this history has {names}")
-        events = [event for event in self.events if event.width == width]
+        after = lambda i: [e.renames for j, e in deep if j > i]
+        pairs = enumerate(self.events)
+        events = [e for i, e in pairs if e.width == _name_before(width, after(i))]
         known.update({event.step: event.new for event in events})
-        known.setdefault(0, events[0].old if events else known[min(known)])
+        began = 0 if _name_before(width, since(0)) is None else known[min(known)]
+        known.setdefault(0, events[0].old if events and began else began)
         steps = sorted(known)
         return steps, [known[step] for step in steps]
 
@@ -192,6 +210,18 @@ class History:
             _, sizes = self.sizes_of(name)
             parts.append(f"{name} {sizes[0]} -> {sizes[-1]}")
         return "; ".join(parts)
+
+
+def _name_before(width: str, later: Sequence[Mapping[str, str]]) -> str | None:
+    """The name that a width, by its last name, had before these renamings; `None` if it
+    wasn't there yet."""
+    for renames in reversed(later):
+        olds = {new: old for old, new in renames.items()}
+        if width in renames and width not in olds:
+            # A name that was given away is now that of a newborn width.
+            return None
+        width = olds.get(width, width)
+    return width
 
 
 def columns(rows: Sequence[Sequence[str]], *, left: Sequence[int] = (0,)) -> list[str]:

@@ -6,7 +6,7 @@ entries hold and what happens where an edit scales gradients. This file applies 
 
 import dataclasses
 import functools as ft
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import jax
@@ -23,37 +23,11 @@ from ._state_links import (
     Link,
     state_groups,
 )
+from ._transfer_report import TransferReport, TransferRow
 
 
-@dataclasses.dataclass(frozen=True)
-class TransferRow:
-    """What happened to one leaf of the state; `param` is empty if it follows none."""
-
-    path: str
-    param: str
-    action: str
-    reason: str
-
-
-@dataclasses.dataclass(frozen=True)
-class TransferReport:
-    """What happened to every leaf of a state. A row's action is
-
-    - `kept`: the same array as before;
-    - `moved`: survivors bit for bit, newborn entries as `init` has them;
-    - `scaled`: moved, and entries of split or merged units changed as their gradients
-        (or, in copies of parameters, as their values) do;
-    - `reset`: wholly or partly back to what `init` gives; the reason says which.
-    """
-
-    rows: tuple[TransferRow, ...]
-
-    def __str__(self) -> str:
-        cells = [(r.action, r.path, r.param, r.reason) for r in self.rows]
-        cells.insert(0, ("action", "state leaf", "parameter", "reason"))
-        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-        lines = (zip(row, widths, strict=True) for row in cells)
-        return "\n".join("  ".join(c.ljust(w) for c, w in x).rstrip() for x in lines)
+Matched: TypeAlias = Callable[[Any, Any], Sequence[int | None]]
+"""Which leaf of one tree structure each leaf of another comes from."""
 
 
 def move_state(
@@ -64,6 +38,7 @@ def move_state(
     leaf_edits: Mapping[int, LeafEdit],
     *,
     strict: bool = False,
+    matched: Matched | None = None,
 ) -> tuple[Any, TransferReport]:
     """Moves an optimizer state through an edit of the parameters.
 
@@ -72,9 +47,11 @@ def move_state(
     - `optimizer`: has `init` and `update`, as in optax.
     - `opt_state`: its state before the edit.
     - `params`, `params2`: what it was initialised with, before and after the edit.
-    - `leaf_edits`: what happens to the parameters, by index in `jax.tree.leaves`;
-        leaves that aren't touched may be missing.
+    - `leaf_edits`: what happens to the parameters, by index in `jax.tree.leaves` of
+        `params2`; leaves that aren't touched may be missing.
     - `strict`: raise instead of resetting what can't be mapped.
+    - `matched`: tells for two tree structures, before and after, from which old leaf
+        each new one comes (`None`: from none). By default no leaf comes or goes.
 
     **Returns:** a state with the structure, shapes and dtypes of
     `optimizer.init(params2)`, and the report.
@@ -84,16 +61,26 @@ def move_state(
     """
     before, after = read_init(optimizer, params), read_init(optimizer, params2)
     leaves = checked_leaves(before.program, before.shapes, opt_state)
-    edits = _checked_edits(before, after, leaf_edits)
-    names, paths = leaf_paths(params), leaf_paths(opt_state)
-    sources: list[int | None] = list(range(len(leaves)))
-    gone: set[str] = set()
+    structures = before.params.treedef, after.params.treedef
+    parents = list(
+        matched(*structures) if matched else range(len(before.params.leaves))
+    )
+    edits = _checked_edits(before, after, leaf_edits, parents)
+    names, paths = leaf_paths(params2), leaf_paths(opt_state)
+    sources: Sequence[int | None] = range(len(leaves))
+    gone: list[str] = []
     if before.program.skeleton != after.program.skeleton:
-        old = {path: j for j, path in enumerate(paths)}
-        paths = leaf_paths(after.unflatten(range(len(after.links))))
+        old, olds = {path: j for j, path in enumerate(paths)}, paths
+        state2 = after.unflatten(range(len(after.links)))
+        paths = leaf_paths(state2)
         sources = [old.get(path) for path in paths]
-        gone = old.keys() - set(paths)
-    mover = _Mover(optimizer, opt_state, leaves, before, after, edits)
+        if matched:
+            states = jax.tree.structure(opt_state), jax.tree.structure(state2)
+            sources = matched(*states)
+        gone = [path for j, path in enumerate(olds) if j not in sources]
+    links = _renumbered(before.links, parents)
+    born = frozenset(i for i, parent in enumerate(parents) if parent is None)
+    mover = _Mover(optimizer, opt_state, leaves, before, links, after, edits, born)
     olds = [None if j is None else leaves[j] for j in sources]
     fates = (mover.move(k, j) for k, j in enumerate(sources))
     moved = [(_settled(x[0], y), *x[1:]) for x, y in zip(fates, olds, strict=True)]
@@ -102,7 +89,8 @@ def move_state(
         for path, link, (_, *what) in zip(paths, after.links, moved, strict=True)
     )
     why = "the new state has no such leaf"
-    rows += tuple(TransferRow(path, "", "reset", why) for path in sorted(gone))
+    what = "gone" if matched else "reset"
+    rows += tuple(TransferRow(path, "", what, why) for path in sorted(gone))
     lost = [row for row in rows if row.action == "reset"]
     if strict and lost:
         raise ValueError(f"{lost[0].path} of the state can't move: {lost[0].reason}")
@@ -110,21 +98,36 @@ def move_state(
     return after.unflatten(news), TransferReport(rows)
 
 
+def _renumbered(
+    links: Sequence[Link], parents: Sequence[int | None]
+) -> tuple[Link, ...]:
+    """Links to the old parameters as links to the new ones; what follows a parameter
+    that is gone follows none that there is."""
+    new = {parent: i for i, parent in enumerate(parents) if parent is not None}
+    number = lambda i: None if i is None else new.get(i, len(parents) + i)
+    return tuple(dataclasses.replace(x, param=number(x.param)) for x in links)
+
+
 def _checked_edits(
-    before: Init, after: Init, leaf_edits: Mapping[int, LeafEdit]
+    before: Init,
+    after: Init,
+    leaf_edits: Mapping[int, LeafEdit],
+    parents: Sequence[int | None],
 ) -> dict[int, LeafEdit]:
     """The edits that change anything."""
     old, new = before.params.shapes, after.params.shapes
-    if len(old) != len(new) or not leaf_edits.keys() <= set(range(len(old))):
+    if len(parents) != len(new) or not leaf_edits.keys() <= set(range(len(new))):
         raise ValueError(
             f"params has {len(old)} leaves, params2 {len(new)}, and the edits are for "
             f"{sorted(leaf_edits)}; all three must be about the same leaves"
         )
-    for i, shapes in enumerate(zip(old, new, strict=True)):
-        edit = leaf_edits.get(i)
-        says = (old[i], old[i]) if edit is None else (edit.old_shape, edit.new_shape)
+    for i, parent in enumerate(parents):
+        if parent is None:
+            continue
+        shapes, edit = (old[parent], new[i]), leaf_edits.get(i)
+        says = (shapes[0],) * 2 if edit is None else (edit.old_shape, edit.new_shape)
         if says != shapes:
-            path = leaf_paths(before.params.treedef.unflatten(range(len(old))))[i]
+            path = leaf_paths(after.params.treedef.unflatten(range(len(new))))[i]
             raise ValueError(
                 f"parameter {path} goes from {shapes[0]} to {shapes[1]}, but its edit "
                 f"from {says[0]} to {says[1]}"
@@ -144,8 +147,10 @@ class _Mover:
     opt_state: Any
     leaves: list[Any]
     before: Init
+    links: tuple[Link, ...]
     after: Init
     edits: dict[int, LeafEdit]
+    born: frozenset[int]
     views: dict[Any, Any] = dataclasses.field(default_factory=dict)
 
     @ft.cached_property
@@ -159,14 +164,18 @@ class _Mover:
         """New leaf `k`, from old leaf `j`."""
         link = self.after.links[k]
         if j is None:
-            return self._reset(k, "the old state has no such leaf")
-        if link != self.before.links[j]:
+            fate = self._reset(k, "the old state has no such leaf")
+            new = self.born and link.param in {None, *self.born}
+            return (fate[0], "born", "") if new else fate
+        if link != self.links[j]:
             j = self._swapped(link, j)
         if j is None:
             return self._reset(k, "its layout depends on the sizes, and changed")
         edit = None if link.param is None else self.edits.get(link.param)
         if link.axes is None and (edit or link.param is None and self.edits):
             return self._reset(k, "how its layout depends on the sizes is unknown")
+        if edit is None and self.before.shapes[j] != self.after.shapes[k]:
+            return self._reset(k, "it has the shape of all parameters together")
         if edit is None or link.axes is None:
             return self.leaves[j], "kept", ""
         view = self._view(edit, link, self.before.shapes[j])
@@ -188,7 +197,7 @@ class _Mover:
 
     def _swapped(self, link: Link, j: int) -> int | None:
         """Rows and columns of adafactor change places when the longer axis does."""
-        which, links = adafactor_leaves(self.before.program.treedef), self.before.links
+        which, links = adafactor_leaves(self.before.program.treedef), self.links
         mates = (i for i in which if j in which and which[i] == which[j])
         same = (i for i in mates if links[i] == link and link.kind == "factored")
         return next(same, None)
@@ -228,7 +237,7 @@ class _Mover:
         values, as gradients). The others are reset with it: mu of Adam without its nu
         makes a huge step."""
         lost: dict[Any, tuple[bool, ...]] = {}
-        for j, link in enumerate(self.before.links):
+        for j, link in enumerate(self.links):
             if link.param in self.edits and link.kind != "copy":
                 edit, power = self.edits[link.param], self._powers[j]
                 senses = (True, False) if power == "tangled" else (True,)

@@ -8,7 +8,12 @@ from ._history import History
 
 
 # Colour and dashes of the lines that mark each kind of event.
-_MARKS = {"opened": ("0.75", "-"), "resized": ("0.3", (0, (4, 2)))}
+_MARKS = {
+    "opened": ("0.75", "-"),
+    "resized": ("0.3", (0, (4, 2))),
+    "deepened": ("C2", (0, (4, 2))),
+    "removed": ("C3", (0, (4, 2))),
+}
 _MOST_IN_LEGEND = 8
 
 _NO_MATPLOTLIB = (

@@ -13,21 +13,23 @@ import numpy as np
 
 
 VERSION = 1
-KINDS = ("opened", "resized")
+KINDS = ("opened", "resized", "deepened", "removed")
 
 
 @dataclasses.dataclass(frozen=True)
 class GrowthEvent:
-    """One change of the size of one width.
+    """One change of the size of one width, or of the depth of one sequence of layers.
 
     - `step`: training steps done when it happened.
-    - `width`, `old`, `new`: the width's name and its open units before and after.
+    - `width`, `old`, `new`: the width's name and its open units before and after; for
+        depth, the sequence's name (`layers`) and its entries.
     - `kind`: `"opened"` (or closed) inside the program, at unchanged shapes, or
-        `"resized"` on the host, to new shapes.
+        `"resized"` on the host, to new shapes; `"deepened"` or `"removed"` for depth.
     - `loss_before`, `loss_after`: loss on the same batch on either side of the change.
     - `output_change`: largest absolute change of an output; `None` if not measured.
     - `seconds`: host time for editing and compiling; 0 for what the program did.
     - `compiles`: programs that were traced because of it.
+    - `renames`: new names of widths by old name, where depth changed them.
 
     **Raises:** `ValueError` for an unknown kind and for a negative count.
     """
@@ -36,12 +38,13 @@ class GrowthEvent:
     width: str
     old: int
     new: int
-    kind: Literal["opened", "resized"]
+    kind: Literal["opened", "resized", "deepened", "removed"]
     loss_before: float
     loss_after: float
     output_change: float | None = None
     seconds: float = 0.0
     compiles: int = 0
+    renames: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
         if self.kind not in KINDS:
@@ -168,7 +171,7 @@ def line_of(record: Tick | GrowthEvent) -> str:
 
 def from_json(entry: dict[str, Any]) -> dict[str, Any]:
     """The fields of a record from the object that its line holds."""
-    texts = ("width", "kind")
+    texts = ("width", "kind", "renames")
     return {k: v if k in texts else _floats(v) for k, v in entry.items()}
 
 

@@ -96,9 +96,14 @@ def check_changed(old: Any, new: Any) -> None:
     for path, module in modules(new):
         pairs = zip(jtu.tree_leaves(before[path]), jtu.tree_leaves(module), strict=True)
         if any(a is not b for a, b in pairs):
-            for cls in type(module).__mro__:
-                if "__check_init__" in cls.__dict__:
-                    cls.__check_init__(module)
+            check_invariants(module)
+
+
+def check_invariants(module: Any) -> None:
+    """What the constructor would have checked."""
+    for cls in type(module).__mro__:
+        if "__check_init__" in cls.__dict__:
+            cls.__check_init__(module)
 
 
 def _retuned(old: Any, new: Any, found: Mapping[str, Any], path: str) -> Any:
@@ -114,10 +119,7 @@ def _retuned(old: Any, new: Any, found: Mapping[str, Any], path: str) -> Any:
             mended = _retuned(getattr(old, field.name), value, found, child)
             if mended is not value:
                 updates[field.name] = mended
-        # The rule comes last: it may need what was found (`in_channels` is a kernel's
-        # axis times `groups`).
-        new = _with_fields(new, {**updates, **found.get(path, {})})
-        return _with_fields(new, _changed(new, _rule(old, new)))
+        return with_true_fields(old, _with_fields(new, updates), found.get(path, {}))
     if isinstance(new, tuple | list):
         parts = [
             _retuned(a, b, found, f"{path}[{i}]")
@@ -148,6 +150,14 @@ def _retuned_shared(old: Any, new: Any, found: Mapping[str, Any], path: str) -> 
     if structure.num_leaves != len(leaves):  # It shares more than single arrays.
         return new
     return _with_fields(new, {"pytree": jtu.tree_unflatten(structure, leaves)})
+
+
+def with_true_fields(old: Any, new: Any, found: Mapping[str, Any]) -> Any:
+    """One module with the fields that `found` and its rule tell."""
+    # The rule comes last: it may need what was found (`in_channels` is a kernel's axis
+    # times `groups`).
+    new = _with_fields(new, _changed(new, found))
+    return _with_fields(new, _changed(new, _rule(old, new)))
 
 
 def _changed(module: Any, fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -248,12 +258,14 @@ def guesses(tree: Any, anatomy: Anatomy) -> list[Found]:
 
 def _mlp(old: Any, new: Any) -> dict[str, Any]:
     """`width_size` has a true value only while all hidden layers agree."""
-    hidden = {layer.weight.shape[-2] for layer in new.layers[:-1]}
+    weights = [layer.weight for layer in new.layers[:-1]]
+    # A tree of the other leaves of a network (its integers) has no weights.
+    hidden = {new.width_size if w is None else w.shape[-2] for w in weights}
     return {
         "in_size": new.layers[0].in_features,
         "out_size": new.layers[-1].out_features,
         "width_size": hidden.pop() if len(hidden) == 1 else new.width_size,
-        "depth": new.depth,
+        "depth": new.depth if new.scan else len(new.layers) - 1,
     }
 
 

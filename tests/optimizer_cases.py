@@ -17,7 +17,7 @@ import optax
 from optax import contrib
 
 from growthnet._layout import Atom
-from growthnet._maps import AxisEdit, LeafEdit, MapPair, UnitMap
+from growthnet._maps import AxisEdit, LeafEdit, MapPair, PlaceEdit, UnitMap
 
 
 UNITS = 8
@@ -50,7 +50,7 @@ class Change:
         }
 
     def axis(self, consumer: bool) -> AxisEdit:
-        return AxisEdit(Atom(0, UNITS), (((), self.pair, consumer),))
+        return AxisEdit(Atom(0, UNITS), (PlaceEdit((), self.pair, consumer),))
 
     @property
     def survivors(self) -> tuple[np.ndarray, np.ndarray]:

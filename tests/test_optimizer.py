@@ -17,7 +17,7 @@ from optax import contrib
 
 from growthnet import _optimizer, _state_links
 from growthnet._layout import Atom
-from growthnet._maps import AxisEdit, LeafEdit, MapPair, UnitMap
+from growthnet._maps import AxisEdit, LeafEdit, MapPair, PlaceEdit, UnitMap
 from growthnet._optimizer import move_state, reset_entries, state_links
 
 from .optimizer_cases import CASES, CHANGES, CLONE, FAST, mlp, moved_mlp, UNITS
@@ -409,7 +409,7 @@ def weight_edit(old, new):
     axes = []
     for axis, (n, m) in enumerate(zip(old, new, strict=True)):
         pair = MapPair(*[UnitMap.take(n, [*range(n), *[-1] * (m - n)])] * 2)
-        axes.append(AxisEdit(Atom(axis, n), (((), pair, axis == 1),)))
+        axes.append(AxisEdit(Atom(axis, n), (PlaceEdit((), pair, axis == 1),)))
     return {0: LeafEdit(tuple(axes))}
 
 

@@ -1,5 +1,6 @@
 """From what was read to an anatomy: events find their atoms, atoms become widths."""
 
+import dataclasses
 from collections.abc import Sequence
 
 from ._anatomy import Anatomy, Fixed, Leaf, Member, Recipe, span, Width

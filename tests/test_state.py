@@ -354,7 +354,7 @@ def test_spectral_norm():
     net = eqx.nn.make_with_state(Normed)()
     still = eqx.nn.inference_mode(net)
     anatomy = gn.trace(still, X[0], call=remember)
-    assert anatomy.widths["[0].first.layer"].gateable == "any"
+    assert anatomy.widths["[0].first.layer"].exactness("zero_out") == ("exact", "")
     wide = gn.resize(still, anatomy, {"[0].first.layer": 6}, key=jr.key(1))
     assert jnp.allclose(remember(wide, X[0])[0], remember(still, X[0])[0], atol=1e-6)
     # In training its norms go over the units.

@@ -10,7 +10,7 @@ from ._anatomy import Anatomy
 from ._asked import asked_calls, failure
 from ._certify import certified, First, FIXED, what_failed
 from ._facts import Facts
-from ._initials import with_initials
+from ._initials import state_fields, with_initials
 from ._paths import array_leaves, map_arrays
 from ._programs import abstract, Program, traced
 from ._read import read
@@ -161,7 +161,9 @@ def trace(
             "the call doesn't use the network that it is given; use its first argument "
             "in place of a network from outside"
         )
-    return certified(first, _read)
+    fields = state_fields(first.anatomy, source.skeleton)
+    source = dataclasses.replace(source, found=fields)
+    return certified(dataclasses.replace(first, source=source), _read)
 
 
 def _like(old: Any, shape: tuple[int, ...]) -> Any:

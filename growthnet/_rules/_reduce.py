@@ -14,7 +14,7 @@ _SIGNED = set("reduce_sum reduce_max reduce_min reduce_prod".split())
 
 def reduction(reader: Reader, eqn: Any, values: tuple[Value, ...]) -> list[Value]:
     """Drops the reduced axes; what follows the arrays are initial values."""
-    axes, name = eqn.params["axes"], eqn.primitive.name
+    axes, name = tuple(map(int, eqn.params["axes"])), eqn.primitive.name
     return [reduced(reader, v, axes, name) for v in values[: len(eqn.outvars)]]
 
 

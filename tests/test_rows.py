@@ -1,5 +1,7 @@
 """Appending rows to lookup tables."""
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -110,14 +112,14 @@ def test_the_optimizer_follows():
     anatomy = gn.trace(net, TOKENS)
     optimizer = optax.adam(1e-2)
     params = eqx.filter(net, eqx.is_inexact_array)
-    state = optimizer.init(params)
+    state: Any = optimizer.init(params)
     grads = eqx.filter_grad(loss)(net, TOKENS)
     with jax.numpy_dtype_promotion("standard"):
         _, state = optimizer.update(grads, state, params)
     edit = gn.plan_rows(anatomy, {"embedding": 9, "place": 11})
     longer = edit(net, key=jr.key(0))
     params2 = eqx.filter(longer, eqx.is_inexact_array)
-    moved = edit.transfer(optimizer, state, params, params2)
+    moved: Any = edit.transfer(optimizer, state, params, params2)
     for leaf in ("mu", "nu"):
         before = getattr(state[0], leaf).embedding.weight
         after = getattr(moved[0], leaf).embedding.weight
@@ -140,12 +142,13 @@ def test_errors():
     net = Tied()
     anatomy = gn.trace(net, TOKENS)
     tables = r"its tables are embedding \(7\), place \(9\)"
-    for rows, text in (
+    cases: list[tuple[Any, str]] = [
         ({"vocabulary": 9}, f"'vocabulary' is unknown; rows are .* {tables}"),
         ({"mlp.layers[0]": 9}, "is a hidden width, which `plan` resizes"),
         ({"embedding": 6}, "6 rows for the table 'embedding', which has 7; rows are"),
         ({"embedding": 8.0}, "8.0 rows for the table"),
-    ):
+    ]
+    for rows, text in cases:
         with pytest.raises(ValueError, match=text):
             gn.plan_rows(anatomy, rows)
     with pytest.raises(ValueError, match="init='zeros'; new rows are 'drawn', or"):

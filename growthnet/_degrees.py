@@ -259,7 +259,8 @@ class Degrees:
             every = [self.form(v) for v in ins[:outs]]
             return every + [ZERO] * (outs - len(every))
         if name == "reduce_sum":
-            return [self._summed(v, params["axes"]) for v in ins[:outs]]
+            axes = tuple(map(int, params["axes"]))
+            return [self._summed(v, axes) for v in ins[:outs]]
         if name.startswith("reduce_") and any(
             self._differs(v) and self._count(v, params.get("axes", ())) for v in ins
         ):

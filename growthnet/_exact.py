@@ -15,7 +15,7 @@ from ._anatomy import Recipe, Width
 from ._degrees import Degrees, Inexact
 from ._events import Contraction, Kind, Number, Reduction, Role, Value
 from ._facts import Fact, Facts, Key, located
-from ._silence import any_of, Cause, UnitSilence
+from ._silence import any_of, Cause, size_of_way, UnitSilence
 
 
 Powers = Mapping[int, Fraction | None]
@@ -127,7 +127,8 @@ class _Analysis:
         if not self.powers:
             return Recipe("exact", cover=indices, drift=whys)
         norms = self._norms()
-        for unknowns in (frozenset(), norms, norms | (cover - self._consumers())):
+        makers = cover - self._consumers()
+        for unknowns in (frozenset(), norms, norms | makers, norms | cover):
             found = self._scales(unknowns, frozenset(), copies=False)
             if found is not None:
                 return Recipe("exact", "", indices, *found, drift=(*drift, *whys))
@@ -168,6 +169,9 @@ class _Analysis:
             elif not any(way <= cover for way in ways):
                 cover |= ways[0]
         events = [e for e in self.fact.contractions if not self._said(e, cover)]
+        for event in events:
+            cover |= self._offsets(event, cover)
+        events = [e for e in events if not self._said(e, cover)]
         cover |= self._readers(events)
         for event in events:
             if self._said(event, cover):
@@ -178,6 +182,19 @@ class _Analysis:
             else:
                 reason = reason or located(_uncovered(event), event.line)
         return cover, reason
+
+    def _offsets(self, event: Contraction, cover: frozenset[Key]) -> frozenset[Key]:
+        """The offsets that alone keep a stream from being silent (a norm's): they are
+        born at zero anyway, and what reads the stream may then be random."""
+        if not cover:
+            return cover
+        rests = [
+            way - cover
+            for value, dim in _sides(event)
+            for way in self.silence.of(value, [dim]).zeros
+        ]
+        fits = [r for r in rests if all(self.fact.roles[k] == {Role.OFFSET} for k in r)]
+        return min(fits, key=size_of_way, default=frozenset())
 
     def _weights(self, event: Contraction) -> list[frozenset[Key]]:
         """The sides of a contraction that are weights: what has to be zero there."""
@@ -196,21 +213,40 @@ class _Analysis:
         on the way back as well; then one may do for all contractions."""
         read = [e for e in events if self._weights(e)]
         plain = frozenset().union(*(max(self._weights(e), key=min) for e in read))
-        if not any(self._unshared(e, plain) for e in read):
+        if self._fits(plain):
             return plain
         for chosen in sorted({s for e in read for s in self._weights(e)}, key=min):
-            if not any(self._unshared(e, chosen) for e in events):
+            if self._fits(chosen) and all(self._said(e, chosen) for e in events):
                 return chosen
         return plain
+
+    def _fits(self, members: frozenset[Key]) -> bool:
+        """Does everything that depends on these members, unit by unit, go linearly with
+        them?"""
+        return not any(self._unshared(e, members) for e in self._depending(members))
+
+    def _depending(self, members: frozenset[Key]) -> list[Contraction]:
+        if self._only_read(members):
+            return [e for e in self.fact.contractions if self._own(e, members)]
+        return [
+            e
+            for e in self.fact.contractions
+            if any(self.silence.of(v, [d]).depends & members for v, d in _sides(e))
+        ]
+
+    def _only_read(self, members: frozenset[Key]) -> bool:
+        return all(self.fact.roles[k] == {Role.CONSUMER} for k in members)
+
+    def _own(self, event: Contraction, members: frozenset[Key]) -> list[Value]:
+        """The sides of a contraction that are weights with some of these members."""
+        return [v for v, d in _sides(event) if self.members(v, [d]) & members]
 
     def _unshared(self, event: Contraction, members: frozenset[Key]) -> str:
         """Why a contraction doesn't go linearly with what scales these members, unit by
         unit; empty if it does."""
-        if not members:
-            return _TIED
-        if all(self.fact.roles[k] == {Role.CONSUMER} for k in members):
-            weights = [v for v, d in _sides(event) if self.members(v, [d]) & members]
-            return "" if all(v.linear for v in weights) else _BENT
+        if self._only_read(members):
+            linear = all(v.linear for v in self._own(event, members))
+            return "" if linear else _BENT
         sides = [self.silence.of(v, [d]) for v, d in _sides(event)]
         scaled = [s for s in sides if s.depends & members]
         if len(scaled) != 1:
@@ -253,15 +289,15 @@ class _Analysis:
                 return Recipe("not preserving", located(r.what, r.line))
         sharers, alone = self._sharers()
         indices = self.indices(sharers)
-        only_read = all(self.fact.roles[k] == {Role.CONSUMER} for k in sharers)
-        if not (self.powers or reductions or alone) and only_read:
+        if not (self.powers or reductions or alone) and self._only_read(sharers):
             return Recipe("exact", cover=indices)
         texts = [*(located(r.what, r.line) for r in reductions), *self.baked, *alone]
         if sharers:
             makers = sharers - self._consumers()
             vectors = {k for k in self.keys if len(self.facts.layouts[k[0]]) == 1}
             norms = self._norms()
-            for unknowns in (frozenset(), norms, frozenset(vectors), norms | makers):
+            tries = (frozenset(), norms, frozenset(vectors), norms | makers, sharers)
+            for unknowns in tries:
                 found = self._scales(unknowns, sharers, copies=True)
                 if found is not None:
                     whole = bool(texts)
@@ -272,18 +308,20 @@ class _Analysis:
     def _sharers(self) -> tuple[frozenset[Key], list[str]]:
         """Members that copies share out, and the contractions where nobody can, whose
         sums grow with the copies."""
-        sharers: frozenset[Key] = frozenset()
-        alone: list[str] = []
         readers = self._readers(self.fact.contractions)
+        if not self._fits(readers):
+            readers = frozenset(k for k in readers if self._only_read(frozenset({k})))
+        if not self._fits(readers):
+            readers = frozenset()
+        shared = self._depending(readers)
+        sharers, alone = readers, []
         for event in self.fact.contractions:
-            text = self._unshared(event, readers)
-            if not text:
-                sides = [self.silence.of(v, [d]) for v, d in _sides(event)]
-                sharers |= frozenset().union(*(s.depends for s in sides)) & readers
+            if any(event is e for e in shared):
                 continue
-            ways: Cause = ()
-            if not self._weights(event):
-                text = _uncovered(event)
+            text, ways = _uncovered(event), ()
+            if weights := self._weights(event):
+                text = self._unshared(event, max(weights, key=min)) or _TIED
+            else:
                 ways = any_of([self._makers(event, v, d) for v, d in _sides(event)])
             if ways:
                 sharers |= ways[0]

@@ -364,12 +364,3 @@ def _measure(layout: Layout, sizes: Mapping[int, Any]) -> Any:
             total = total * _measure(factor, sizes)
         return total
     return sum(_measure(s, sizes) for s in layout.segments)
-
-
-def _exact(width: Width, init: str) -> str:
-    """The init as the table names it, or nothing if it isn't exact."""
-    exactness, _ = width.exactness(init)
-    if exactness == "not preserving":
-        return ""
-    name = f"{init} (x2, x3, ...)" if width.recipe(init).whole else init
-    return name if exactness == "exact" else f"{name} (nearly)"

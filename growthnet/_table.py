@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 
 if TYPE_CHECKING:
-    from ._anatomy import Anatomy
+    from ._anatomy import Anatomy, Width
 
 
 def table(anatomy: "Anatomy") -> str:
@@ -40,3 +40,12 @@ def table(anatomy: "Anatomy") -> str:
     ]
     lines += [f"note: {text}" for text in anatomy.warnings]
     return "\n".join(lines)
+
+
+def _exact(width: "Width", init: str) -> str:
+    """The init as the table names it, or nothing if it isn't exact."""
+    exactness, _ = width.exactness(init)
+    if exactness == "not preserving":
+        return ""
+    name = f"{init} (x2, x3, ...)" if width.recipe(init).whole else init
+    return name if exactness == "exact" else f"{name} (nearly)"

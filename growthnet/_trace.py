@@ -156,7 +156,8 @@ def trace(
             text = failure(error, calls, number, error_line(error))
             raise ValueError(text) from error
     first = _first_of(source, programs)
-    if not any(leaf.reached for leaf in first.anatomy.leaves if leaf.shape):
+    shaped = [leaf for leaf in first.anatomy.leaves if leaf.shape]
+    if shaped and not any(leaf.reached for leaf in shaped):
         raise ValueError(
             "the call doesn't use the network that it is given; use its first argument "
             "in place of a network from outside"

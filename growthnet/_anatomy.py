@@ -14,6 +14,7 @@ import numpy as np
 
 from ._layout import Atom, Layout, Place, Prod, resized, size_of, spread
 from ._paths import array_leaves
+from ._table import table
 
 
 Exactness = Literal["exact", "approximate", "not preserving"]
@@ -151,6 +152,7 @@ class Fixed:
     name: str
     size: int
     reason: str
+    id: int = -1
 
 
 @jtu.register_static
@@ -163,6 +165,8 @@ class Anatomy:
 
     - `widths`: mapping from name to `Width`.
     - `fixed`: axes that can't change (inputs, outputs, axes that nothing consumes).
+    - `tables`: mapping from name to the axis of a lookup table: a vocabulary, classes,
+        positions. `plan_rows` appends to these.
     - `warnings`: leaves that the trace didn't reach, primitives it didn't understand.
     """
 
@@ -171,14 +175,25 @@ class Anatomy:
     fixed: tuple[Fixed, ...]
     warnings: tuple[str, ...]
     source: Any = dataclasses.field(compare=False, repr=False, default=None)
+    all_tables: tuple[Width, ...] = ()
 
     @ft.cached_property
     def widths(self) -> Mapping[str, Width]:
         return MappingProxyType({w.name: w for w in self.all_widths})
 
     @ft.cached_property
+    def tables(self) -> Mapping[str, Width]:
+        return MappingProxyType({t.name: t for t in self.all_tables})
+
+    @property
+    def groups(self) -> tuple[Width, ...]:
+        """Widths and tables: every set of axes that change together."""
+        return (*self.all_widths, *self.all_tables)
+
+    @ft.cached_property
     def _hash(self) -> int:
-        return hash((self.leaves, self.all_widths, self.fixed, self.warnings))
+        parts = (self.leaves, self.groups, self.fixed, self.warnings)
+        return hash(parts)
 
     def __hash__(self) -> int:
         return self._hash
@@ -204,6 +219,12 @@ class Anatomy:
         return tuple(found)
 
     def _unknown(self, name: str) -> str:
+        if name in self.tables:
+            table = self.tables[name]
+            return (
+                f"{name!r} ({table.size}) is a lookup table, whose rows have numbers; "
+                f"to append some: gn.plan_rows(anatomy, {{{name!r}: {table.size + 1}}})"
+            )
         for fixed in self.fixed:
             if fnmatch.fnmatchcase(fixed.name, name.replace("[", "[[]")):
                 return f"{fixed.name!r} ({fixed.size}) can't change: {fixed.reason}."
@@ -277,26 +298,35 @@ class Anatomy:
 
     def resized(self, sizes: Mapping[str, int]) -> "Anatomy":
         """The anatomy of the same network at other sizes (without its source)."""
-        by_id = {self.widths[n].id: s for n, s in sizes.items()}
+        return self.at({self.widths[n].id: s for n, s in sizes.items()})
+
+    def at(self, by_id: Mapping[int, int]) -> "Anatomy":
+        """`resized`, with the sizes by the id of their width or table."""
         leaves = []
         for leaf in self.leaves:
             layouts = tuple(resized(x, by_id) for x in leaf.layouts)
             shape = tuple(map(size_of, layouts))
             leaves.append(dataclasses.replace(leaf, shape=shape, layouts=layouts))
-        widths = tuple(
-            dataclasses.replace(
-                w,
-                size=by_id.get(w.id, w.size),
-                members=tuple(
-                    dataclasses.replace(
-                        m, span=span(leaves[m.leaf].layouts[m.axis], m.place)
-                    )
-                    for m in w.members
-                ),
+
+        def sized(w: Width) -> Width:
+            members = tuple(
+                dataclasses.replace(
+                    m, span=span(leaves[m.leaf].layouts[m.axis], m.place)
+                )
+                for m in w.members
             )
-            for w in self.all_widths
+            size = by_id.get(w.id, w.size)
+            return dataclasses.replace(w, size=size, members=members)
+
+        return Anatomy(
+            tuple(leaves),
+            tuple(map(sized, self.all_widths)),
+            tuple(
+                dataclasses.replace(f, size=by_id.get(f.id, f.size)) for f in self.fixed
+            ),
+            self.warnings,
+            all_tables=tuple(map(sized, self.all_tables)),
         )
-        return Anatomy(tuple(leaves), widths, self.fixed, self.warnings)
 
     def __repr__(self) -> str:
         sizes = ", ".join(f"{w.name} {w.size}" for w in self.all_widths)
@@ -334,43 +364,3 @@ def _measure(layout: Layout, sizes: Mapping[int, Any]) -> Any:
             total = total * _measure(factor, sizes)
         return total
     return sum(_measure(s, sizes) for s in layout.segments)
-
-
-def _exact(width: Width, init: str) -> str:
-    """The init as the table names it, or nothing if it isn't exact."""
-    exactness, _ = width.exactness(init)
-    if exactness == "not preserving":
-        return ""
-    name = f"{init} (x2, x3, ...)" if width.recipe(init).whole else init
-    return name if exactness == "exact" else f"{name} (nearly)"
-
-
-def table(anatomy: Anatomy) -> str:
-    """The widths, then what can't change, then what to look at."""
-    rows = [("width", "size", "growable", "gateable", "exact inits", "members")]
-    for w in anatomy.all_widths:
-        exact = [_exact(w, i) for i in ("zero_out", "clone")]
-        members = ", ".join(
-            f"{m.path}:{m.axis}{'*' if i in w.cover else ''}"
-            for i, m in enumerate(w.members)
-        )
-        growable = "yes" if w.growable else "no"
-        inits = ", ".join(filter(None, exact)) if w.growable else ""
-        rows.append((w.name, str(w.size), growable, w.gateable, inits or "-", members))
-    sizes = [max(len(r[i]) for r in rows) for i in range(5)]
-    lines = [
-        "  ".join(
-            [*(c.ljust(n) for c, n in zip(r, sizes, strict=False)), r[5]]
-        ).rstrip()
-        for r in rows
-    ]
-    if not anatomy.all_widths:
-        lines = ["no hidden width"]
-    else:
-        lines.append("(path:axis; * is the cover: what an exact growth zeroes)")
-    for w in anatomy.all_widths:
-        lines += [f"{w.name} can't change: {r}" for r in w.reasons]
-        lines += [f"{w.name} doesn't grow exactly: {r}" for r in w.drift]
-    lines += [f"fixed: {f.name} ({f.size}): {f.reason}" for f in anatomy.fixed]
-    lines += [f"note: {text}" for text in anatomy.warnings]
-    return "\n".join(lines)

@@ -60,6 +60,18 @@ def certified(first: First, read: Read) -> Anatomy:
     )
 
 
+FIXED = "a size is fixed in the code (the axes don't come out as they should)"
+
+
+def what_failed(error: Exception) -> str:
+    """Why a network can't be called at other sizes."""
+    text = (str(error).strip().splitlines() or [""])[0][:200]
+    # Without its numbers, which are those of the second reading.
+    text = f"{type(error).__name__}: {re.sub(r'[0-9]+', 'n', text)}"
+    line = error_line(error)
+    return f"{text}, at {line}" if line else text
+
+
 class _Certifier:
     def __init__(self, first: First, read: Read):
         self._first, self._read = first, read
@@ -90,16 +102,8 @@ class _Certifier:
         try:
             again = self._read(source.at(self._anatomy, sizes))
         except Exception as error:
-            text = (str(error).strip().splitlines() or [""])[0][:200]
-            # Without its numbers, which are those of the second reading.
-            text = f"{type(error).__name__}: {re.sub(r'[0-9]+', 'n', text)}"
-            line = error_line(error)
-            return f"{text}, at {line}" if line else text
-        if again.anatomy != self._anatomy.resized(sizes):
-            return (
-                "a size is fixed in the code (the axes don't come out as they should)"
-            )
-        return again
+            return what_failed(error)
+        return again if again.anatomy == self._anatomy.resized(sizes) else FIXED
 
     def _names(self) -> list[str]:
         """The widths that can grow, as far as is known."""

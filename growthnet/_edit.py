@@ -10,7 +10,7 @@ import numpy as np
 from jax.core import Tracer
 
 from ._anatomy import Anatomy, Exactness, Width
-from ._inits import Clone, Init, inverse_pair, kind_of, pair_for, parse
+from ._inits import Clone, Init, inverse_pair, kind_of, pair_for, parse, Rows
 from ._layout import Place
 from ._maps import axis_edit, LeafEdit, MapPair
 from ._newborns import newborn_entries
@@ -58,12 +58,16 @@ class Edit:
 
     before: Anatomy
     after: Anatomy
-    init: Init
+    init: Init | Rows
     changes: tuple[WidthChange, ...]
     pairs: Mapping[int, MapPair]
     factors: Mapping[Key, float] = dataclasses.field(default_factory=dict)
     fields: Mapping[tuple[str, str], float] = dataclasses.field(default_factory=dict)
     renames: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    def groups(self, anatomy: Anatomy) -> Mapping[str, Width]:
+        """What the changes are changes of: the anatomy's widths, or its tables."""
+        return anatomy.tables if isinstance(self.init, Rows) else anatomy.widths
 
     def __repr__(self) -> str:
         sizes = ", ".join(f"{c.name} {c.old} -> {c.new}" for c in self.changes)
@@ -81,7 +85,7 @@ class Edit:
     def leaf_edits(self) -> dict[str, LeafEdit]:
         """What happens to each leaf that the edit touches, by path."""
         consumers: dict[tuple[int, int], set] = {}
-        for width in self.before.all_widths:
+        for width in self.before.groups:
             for i in width.copied.cover:
                 m = width.members[i]
                 consumers.setdefault((m.leaf, m.axis), set()).add(m.place)
@@ -90,10 +94,7 @@ class Edit:
             factors.setdefault((leaf, axis), {})[place] = factor
         edits = {}
         touched = {
-            m.leaf
-            for w in self.before.all_widths
-            if w.id in self.pairs
-            for m in w.members
+            m.leaf for w in self.before.groups if w.id in self.pairs for m in w.members
         }
         for i in sorted(touched):
             leaf = self.before.leaves[i]
@@ -228,7 +229,8 @@ class Edit:
         pairs = {id: inverse_pair(pair) for id, pair in self.pairs.items()}
         factors = {key: 1 / factor for key, factor in self.factors.items()}
         fields = {key: 1 / factor for key, factor in self.fields.items()}
-        return Edit(self.after, self.before, "closed", changes, pairs, factors, fields)
+        init = self.init if isinstance(self.init, Rows) else "closed"
+        return Edit(self.after, self.before, init, changes, pairs, factors, fields)
 
     def explain(self) -> str:
         """What will happen, in words: a line per width, members, sizes, fields."""
@@ -239,7 +241,7 @@ class Edit:
             why = f" ({c.why})" if c.why else ""
             what = ", ".join(parts) or "reordered"
             lines.append(f"{c.name}: {c.old} -> {c.new}, {what}: {c.exactness}{why}")
-            for member in self.before.widths[c.name].members:
+            for member in self.groups(self.before)[c.name].members:
                 lines.append(f"    {member}")
         for (leaf, axis, _), factor in self.factors.items():
             path = self.before.leaves[leaf].path
@@ -272,9 +274,11 @@ def _left_alone(anatomy: Anatomy, changes: tuple[WidthChange, ...]) -> list[str]
     ]
 
 
-def _init_name(init: Init) -> str:
+def _init_name(init: Init | Rows) -> str:
     if isinstance(init, Clone):
         return f"clone ({init.split} split)"
+    if isinstance(init, Rows):
+        return "the mean of the old" if init.how == "mean" else "draws like the old"
     return init if isinstance(init, str) else getattr(init, "__name__", "a function")
 
 

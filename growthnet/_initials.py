@@ -7,8 +7,9 @@ from typing import Any
 import equinox as eqx
 
 from ._anatomy import Anatomy, Leaf
-from ._paths import array_leaves, states
-from ._statics import modules
+from ._layout import Atom
+from ._paths import array_leaves, states, within
+from ._statics import Found, modules
 
 
 _RULES: dict[type, Mapping[str, tuple[float, ...]]] = {}
@@ -76,6 +77,32 @@ def with_initials(anatomy: Anatomy, net: Any, moving: Collection[int]) -> Anatom
     return dataclasses.replace(anatomy, leaves=leaves)
 
 
+def state_fields(anatomy: Anatomy, net: Any) -> tuple[Found, ...]:
+    """Sizes that a normalisation without a scale keeps of its statistics alone."""
+    leaves = {leaf.path: leaf for leaf in anatomy.leaves}
+    widths = {w.id for w in anatomy.all_widths}
+    found = []
+    for path, module in modules(net):
+        if isinstance(module, eqx.nn.BatchNorm) and module.weight is None:
+            index = module.batch_state_index or module.ema_state_index
+            for name in _state_leaves(net, index)[:1]:
+                layout = leaves[name].layouts[-1]
+                if isinstance(layout, Atom) and layout.id in widths:
+                    found.append((path, "input_size", None, layout.id))
+    return tuple(found)
+
+
+def _state_leaves(net: Any, index: Any) -> list[str]:
+    """The names of what a `StateIndex` points at, in every state of the network."""
+    return [
+        name
+        for state in states(net)
+        for marker, leaves in state.items()
+        if marker == index.marker
+        for name, _ in leaves
+    ]
+
+
 def _known(net: Any) -> dict[str, float]:
     """By leaf name, what the layers' rules say."""
     entries = [
@@ -93,8 +120,12 @@ def _known(net: Any) -> dict[str, float]:
                 found = [leaves for marker, leaves in entries if marker == here.marker]
             else:
                 child = f"{path}.{field}" if path else field
-                starts = (f"{child}.", f"{child}[")
-                found = [[n for n in names if n == child or n.startswith(starts)]]
-            for leaves in found:
-                known.update(zip(leaves, values, strict=False))
+                found = [[name for name in names if within(name, child)]]
+            for leaves in filter(None, found):
+                if len(leaves) != len(values):
+                    raise ValueError(
+                        f"{type(module).__name__}.{field} holds {len(leaves)} arrays, "
+                        f"but {len(values)} initial values are registered for it"
+                    )
+                known.update(zip(leaves, values, strict=True))
     return known

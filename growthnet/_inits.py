@@ -50,6 +50,13 @@ Init = str | Clone | Initializer
 NAMES = ("zero_out", "drawn", "clone", "closed")
 
 
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """New rows of a table: `drawn` at the scale of the old ones, or their `mean`."""
+
+    how: str
+
+
 def parse(init: Any) -> Init:
     """Checks an `init` argument."""
     if isinstance(init, str):

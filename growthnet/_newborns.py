@@ -1,6 +1,7 @@
 """What an edit writes into the entries of newborn units."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, TYPE_CHECKING
 
 import jax.random as jr
@@ -8,13 +9,30 @@ import numpy as np
 
 from ._anatomy import Member, Width
 from ._draws import draw_host, fill_value, key_words, uniform
-from ._inits import Clone, kind_of
+from ._inits import Clone, kind_of, Rows
 from ._layout import edit_axis, positions
 from ._maps import LeafEdit, MapPair
 
 
 if TYPE_CHECKING:
     from ._edit import Edit
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class RowEntries:
+    """New rows of a table: the mean of the old ones, or noise of their scale."""
+
+    where: np.ndarray
+    axis: int
+    noise: np.ndarray | None
+
+    def write(self, array: np.ndarray) -> np.ndarray:
+        old = np.compress(~self.where.reshape(-1), array, self.axis).astype(np.float64)
+        values = old.mean(self.axis, keepdims=True)
+        if self.noise is not None:
+            # The noise is uniform on [-1, 1).
+            values = self.noise * np.sqrt(3 * np.mean(np.square(old)))
+        return np.where(self.where, values.astype(array.dtype), array)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -33,7 +51,7 @@ class Entries:
         return np.where(self.where, values.astype(array.dtype), array)
 
 
-def newborn_entries(edit: "Edit", key: Any) -> dict[str, list[Entries]]:
+def newborn_entries(edit: "Edit", key: Any) -> Mapping[str, list]:
     """Per leaf path, what to write, in order: covers come last, so that an entry that
     is newborn along two axes is silent if either asks for it.
 
@@ -42,6 +60,8 @@ def newborn_entries(edit: "Edit", key: Any) -> dict[str, list[Entries]]:
     """
     growing = [c for c in edit.changes if c.born]
     init = edit.init
+    if isinstance(init, Rows):
+        return _rows(edit, init, key)
     silent = isinstance(init, str) and init == "closed"
     noisy = isinstance(init, Clone) and init.noise > 0
     if not growing or (isinstance(init, Clone) and not noisy):
@@ -70,6 +90,24 @@ def newborn_entries(edit: "Edit", key: Any) -> dict[str, list[Entries]]:
                 writes.setdefault(member.path, []).append(Entries(born, values))
     for path, entries in covers.items():
         writes.setdefault(path, []).extend(entries)
+    return writes
+
+
+def _rows(edit: "Edit", init: Rows, key: Any) -> dict[str, list[RowEntries]]:
+    drawn = init.how == "drawn" and any(c.born for c in edit.changes)
+    if drawn and key is None:
+        raise ValueError(f"rows of {edit.changes[0].name!r} are drawn: pass `key=`")
+    words = np.asarray(key_words(key)) if drawn else np.zeros(2, np.uint32)
+    writes: dict[str, list[RowEntries]] = {}
+    for change in edit.changes:
+        for member in (
+            edit.groups(edit.after)[change.name].members if change.born else ()
+        ):
+            leaf = edit.after.leaves[member.leaf]
+            noise = uniform(words, leaf, np).astype(np.float64) if drawn else None
+            born = _born(edit.leaf_edits[member.path], member)
+            entries = RowEntries(born, member.axis, noise)
+            writes.setdefault(member.path, []).append(entries)
     return writes
 
 

@@ -1,10 +1,11 @@
 """From what was read to an anatomy: events find their atoms, atoms become widths."""
 
+import dataclasses
 from collections.abc import Sequence
 
-from ._anatomy import Anatomy, Fixed, Leaf, Member, span, Width
+from ._anatomy import Anatomy, Fixed, Leaf, Member, Recipe, span, Width
 from ._events import Role
-from ._facts import Fact, Facts, Key
+from ._facts import Fact, Facts, Key, located
 from ._paths import container_of, within
 
 
@@ -31,7 +32,8 @@ def resolve(facts: Facts, paths: Sequence[str], dtypes: Sequence[str]) -> Anatom
         f"the trace doesn't reach {leaf.path}" for leaf in leaves if not leaf.reached
     ]
     unknown = [f"the primitive `{p}` isn't understood" for p in reading.unknown]
-    return Anatomy(leaves, widths, fixed, (*unreached, *unknown))
+    tables = _tables(facts.atoms, leaves)
+    return Anatomy(leaves, widths, fixed, (*unreached, *unknown), all_tables=tables)
 
 
 def _axes(facts: Facts, leaf: int, role: Role) -> tuple[int, ...]:
@@ -56,7 +58,7 @@ def _classify(
     ordered = sorted(facts, key=_first)
     # Single indices that the program cuts out don't take the plain names.
     hidden = sorted(
-        (f for f in ordered if _is_hidden(f)),
+        (f for f in ordered if _is_hidden(f) and not _is_table(f)),
         key=lambda f: f.size == 1 and bool(f.rigid),
     )
     widths = tuple(_width(f, names.of(f), leaves) for f in hidden)
@@ -68,8 +70,34 @@ def _classify(
         name = names.free(_first(fact)) if _is_produced(fact) else None
         reason = next(iter(fact.interface), "nothing consumes its units")
         name = name or f"{leaves[leaf].path}:{axis}"
-        fixed.append(Fixed(name, fact.size, reason))
+        fixed.append(Fixed(name, fact.size, reason, fact.id))
     return widths, tuple(fixed)
+
+
+def _is_table(fact: Fact) -> bool:
+    """A whole axis of which data picks entries. It is no hidden width, whatever else is
+    done to it: so a width has the same name, be it read through the loss or not."""
+    looked_up = any(Role.LOOKUP in roles for roles in fact.roles.values())
+    plain = not any(place for _, _, place in fact.roles)
+    return looked_up and plain and not fact.stacks
+
+
+def _tables(facts: list[Fact], leaves: tuple[Leaf, ...]) -> tuple[Width, ...]:
+    """The tables, with what else becomes of their units: outputs, as in a tied head
+    (the reasons), or what goes over all of them, as a softmax (the recipe)."""
+    names = _Names(leaves)
+    found = []
+    tables = [f for f in facts if f.roles and _is_table(f)]
+    for fact in sorted(tables, key=lambda f: min(f.roles)):
+        first = min(k for k, roles in fact.roles.items() if Role.LOOKUP in roles)
+        table = _width(fact, names.name(first), leaves)
+        reasons = tuple(dict.fromkeys(fact.interface)) or table.reasons
+        drift = tuple(dict.fromkeys(located(r.what, r.line) for r in fact.reductions))
+        recipe = Recipe("not preserving", drift[0]) if drift else Recipe("exact")
+        found.append(
+            dataclasses.replace(table, growable=False, reasons=reasons, silent=recipe)
+        )
+    return tuple(found)
 
 
 def _is_produced(fact: Fact) -> bool:

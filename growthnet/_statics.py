@@ -60,8 +60,9 @@ def axes_rule(**fields: tuple[str, int]) -> StaticsRule:
         updates = {}
         for field, (array, axis) in fields.items():
             before, after = getattr(old, array, None), getattr(new, array, None)
-            known = is_array(before) and is_array(after)
-            if not known or not isinstance(getattr(old, field), int):
+            if before is None or after is None or not is_array(before):
+                continue  # A tree without it, or a layer that shares it.
+            if not isinstance(getattr(old, field), int):
                 continue
             if getattr(old, field) == before.shape[axis]:
                 updates[field] = after.shape[axis]
@@ -143,8 +144,8 @@ def _retuned_shared(old: Any, new: Any, found: Mapping[str, Any], path: str) -> 
     child = f"{path}.pytree" if path else "pytree"
     if not array_leaves(new):
         return new
-    full = [eqx.filter_eval_shape(shared) for shared in (old, new)]
-    mended = _retuned(*full, found, child)
+    full_old, full_new = eqx.filter_eval_shape(old), eqx.filter_eval_shape(new)
+    mended = _retuned(full_old, full_new, found, child)
     leaves = jtu.tree_leaves(new.pytree)
     structure = jtu.tree_structure(mended)
     if structure.num_leaves != len(leaves):  # It shares more than single arrays.

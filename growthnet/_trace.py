@@ -8,9 +8,9 @@ import jax
 
 from ._anatomy import Anatomy
 from ._asked import asked_calls, failure
-from ._certify import certified, First
+from ._certify import certified, First, FIXED, what_failed
 from ._facts import Facts
-from ._initials import with_initials
+from ._initials import state_fields, with_initials
 from ._paths import array_leaves, map_arrays
 from ._programs import abstract, Program, traced
 from ._read import read
@@ -45,7 +45,14 @@ class Source:
     ) -> "Source":
         """The source of the network at other sizes; `scaled` are static numbers, by
         module path and field, with their factors."""
-        after = anatomy.resized(sizes)
+        return self.like(anatomy.resized(sizes), scaled)
+
+    def like(
+        self,
+        after: Anatomy,
+        scaled: Mapping[tuple[str, str], float] | None = None,
+    ) -> "Source":
+        """The source of the network that has this anatomy."""
         arrays = {
             leaf.path: _like(old, leaf.shape)
             for leaf, old in zip(
@@ -65,7 +72,7 @@ def fields_at(
     skeleton: Any, found: Sequence[Found], after: Anatomy
 ) -> dict[str, dict[str, Any]]:
     """The searched static fields with the values that they have in `after`."""
-    by_id = {w.id: w.size for w in after.all_widths}
+    by_id = {w.id: w.size for w in after.groups}
     known = dict(modules(skeleton)) if found else {}
     fields: dict[str, dict[str, Any]] = {}
     for path, field, index, id in found:
@@ -149,12 +156,15 @@ def trace(
             text = failure(error, calls, number, error_line(error))
             raise ValueError(text) from error
     first = _first_of(source, programs)
-    if not any(leaf.reached for leaf in first.anatomy.leaves if leaf.shape):
+    shaped = [leaf for leaf in first.anatomy.leaves if leaf.shape]
+    if shaped and not any(leaf.reached for leaf in shaped):
         raise ValueError(
             "the call doesn't use the network that it is given; use its first argument "
             "in place of a network from outside"
         )
-    return certified(first, _read)
+    fields = state_fields(first.anatomy, source.skeleton)
+    source = dataclasses.replace(source, found=fields)
+    return certified(dataclasses.replace(first, source=source), _read)
 
 
 def _like(old: Any, shape: tuple[int, ...]) -> Any:
@@ -177,3 +187,12 @@ def _first_of(source: Source, programs: Sequence[Program]) -> First:
     moving = frozenset[int]().union(*(program.moving for program in programs))
     anatomy = with_initials(resolve(facts, list(arrays), dtypes), net, moving)
     return First(source, anatomy, facts)
+
+
+def misread(source: Source, anatomy: Anatomy) -> str:
+    """Why the network's axes don't read as this anatomy says; empty if they do."""
+    try:
+        again = _read(source).anatomy
+    except Exception as error:
+        return what_failed(error)
+    return "" if again.leaves == anatomy.leaves else FIXED

@@ -352,16 +352,124 @@ def test_spectral_norm():
             return self.last(jax.nn.relu(x), state)
 
     net = eqx.nn.make_with_state(Normed)()
-    still = eqx.nn.inference_mode(net)
-    anatomy = gn.trace(still, X[0], call=remember)
-    assert anatomy.widths["[0].first.layer"].gateable == "any"
-    wide = gn.resize(still, anatomy, {"[0].first.layer": 6}, key=jr.key(1))
-    assert jnp.allclose(remember(wide, X[0])[0], remember(still, X[0])[0], atol=1e-6)
-    # In training its norms go over the units.
+    for mode in (net, eqx.nn.inference_mode(net)):
+        anatomy = gn.trace(mode, X[0], call=remember)
+        wide = gn.resize(mode, anatomy, {"[0].first.layer": 6}, key=jr.key(1))
+        narrow = fresh(mode)
+        for x in X:
+            (a, state), (b, wide_state) = remember(narrow, x), remember(wide, x)
+            assert jnp.allclose(a, b, atol=1e-6)
+            narrow, wide = (narrow[0], state), (wide[0], wide_state)
+    # Copies would share what the norm of a weight is made of.
+    with pytest.raises(ValueError, match="would change what the network computes"):
+        gn.plan(anatomy, {"[0].first.layer": 6}, init="clone")
+
+
+class ConvNormed(eqx.Module):
+    conv: eqx.nn.Conv2d
+    norm: eqx.nn.BatchNorm
+    last: eqx.nn.Linear
+
+    def __init__(self, width=4, affine=True):
+        self.conv = eqx.nn.Conv2d(1, width, 3, key=jr.key(0))
+        self.norm = eqx.nn.BatchNorm(
+            width, "batch", mode="batch", channelwise_affine=affine
+        )
+        self.last = eqx.nn.Linear(width * 4, 2, key=jr.key(1))
+
+    def __call__(self, image, state):
+        x, state = self.norm(self.conv(image), state)
+        return self.last(jax.nn.relu(x).reshape(-1)), state
+
+
+IMAGES = jr.normal(jr.key(0), (8, 1, 4, 4))
+
+
+@pytest.mark.parametrize("affine", [True, False])
+def test_convolution_and_batch_norm(affine):
+    net = eqx.nn.make_with_state(ConvNormed)(affine=affine)
+    net = (net[0], train(net, IMAGES)[1])
+    anatomy = gn.trace(net, IMAGES, call=train, also=[predict])
+    assert (anatomy.sizes, anatomy.warnings) == ({"[0].conv": 4}, ())
+    wide = gn.resize(net, anatomy, {"[0].conv": 6}, key=jr.key(1))
+    assert jnp.allclose(predict(wide, IMAGES), predict(net, IMAGES), atol=1e-5)
+    assert jnp.allclose(train(wide, IMAGES)[0], train(net, IMAGES)[0], atol=1e-5)
+    assert wide[0].norm.input_size == wide[0].conv.out_channels == 6
+    built = eqx.nn.make_with_state(ConvNormed)(6, affine)
+    assert jax.tree.structure(built) == jax.tree.structure(wide)
+
+
+def in_training(net, x):
+    return train(net, x)[0]
+
+
+@pytest.mark.parametrize(
+    ("net", "x", "call"),
+    [
+        (normed("batch"), X, predict),
+        (normed("ema"), X, in_training),
+        (eqx.nn.make_with_state(ConvNormed)(), IMAGES, in_training),
+    ],
+)
+def test_the_laws_hold_for_networks_with_state(net, x, call):
+    def build(sizes):
+        (width,) = sizes.values()
+        if isinstance(net[0], ConvNormed):
+            return eqx.nn.make_with_state(ConvNormed)(width)
+        return normed(net[0].norm.mode, width)
+
+    gn.testing.check_network(
+        (net[0], train(net, x)[1]), x, call=call, build=build, examples=2
+    )
+
+
+class Whiten(eqx.Module):
+    log_scale: jax.Array
+    moments: eqx.nn.StateIndex
+
+    def __init__(self, size):
+        self.log_scale = jnp.full(size, -1.0)
+        self.moments = eqx.nn.StateIndex((jnp.zeros(size), jnp.full(size, 2.0)))
+
+    def __call__(self, x, state):
+        mean, spread = state.get(self.moments)
+        y = (x - mean) * jnp.exp(self.log_scale) / (1 + jnp.abs(spread))
+        moments = (0.9 * mean + 0.1 * x, 0.9 * spread + 0.1 * jnp.abs(x - mean))
+        return y, state.set(self.moments, moments)
+
+
+class Whitened(eqx.Module):
+    first: eqx.nn.Linear
+    whiten: Whiten
+    last: eqx.nn.Linear
+
+    def __init__(self, kind):
+        self.first = eqx.nn.Linear(3, 4, key=jr.key(0))
+        self.whiten = kind(4)
+        self.last = eqx.nn.Linear(4, 2, key=jr.key(1))
+
+    def __call__(self, x, state):
+        x, state = self.whiten(self.first(x), state)
+        return self.last(x), state
+
+
+def test_initial_values_of_ones_own_layer():
+    class Known(Whiten):
+        pass
+
+    class Mistaken(Whiten):
+        pass
+
+    gn.register_initials(Known, log_scale=-1.0, moments=(0.0, 2.0))
+    net = eqx.nn.make_with_state(Whitened)(Known)
     anatomy = gn.trace(net, X[0], call=remember)
-    with pytest.raises(ValueError, match="`reduce_sum` goes over its units"):
-        gn.plan(anatomy, {"[0].first.layer": 6})
-    edit = gn.plan(anatomy, {"[0].first.layer": 6}, allow_drift=True)
-    out, state = remember(edit(net, key=jr.key(1)), X[0])
-    assert jnp.isfinite(out).all()
-    assert state.get(net[0].first.uv_index)[0].shape == (6,)
+    wide, state = gn.resize(net, anatomy, {"[0].first": 6}, key=jr.key(1))
+    mean, spread = state.get(wide.whiten.moments)
+    assert (mean[4:] == 0).all() and (spread[4:] == 2).all()
+    assert (wide.whiten.log_scale[4:] == -1).all()
+    with pytest.raises(ValueError, match="Known has its initial values already"):
+        gn.register_initials(Known, log_scale=0.0)
+    gn.register_initials(Mistaken, moments=0.0)
+    text = "Mistaken.moments holds 2 arrays, but 1 initial values are registered"
+    with pytest.raises(ValueError, match=text):
+        gn.trace(eqx.nn.make_with_state(Whitened)(Mistaken), X[0], call=remember)

@@ -1,5 +1,7 @@
 """Bad input: what is said, and that it is said at once."""
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -227,7 +229,8 @@ def test_divisibility():
         gn.plan(anatomy, {"into": 10})
     wider = gn.resize(Fours(), anatomy, {"into": 12}, key=jr.key(0))
     assert wider.into.out_features == 12
-    anatomy = gn.trace(FoursInTheCall(), X)
+    checked: Any = FoursInTheCall
+    anatomy = gn.trace(checked(), X)
     text = (
         r"'into' \(8\) can't change: the program doesn't work with another size: "
         r"AssertionError: a multiple of n, at test_trace_errors.py:\d+ \(__call__\)"
@@ -245,7 +248,7 @@ def test_other_things_in_the_networks_place(anatomy):
         MLP,
     )
     with pytest.raises(ValueError, match="plan takes an anatomy, not a MLP"):
-        gn.plan(MLP, sizes)
+        gn.plan(MLP, sizes)  # pyright: ignore[reportArgumentType]
     for other in (eqx.nn.MLP, None, {"w": 0.5}):
         with pytest.raises(ValueError, match="has no array 'layers.0..weight'"):
             gn.resize(other, anatomy, sizes, key=jr.key(0))

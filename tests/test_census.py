@@ -57,13 +57,15 @@ def modules_of(package: str) -> list[ModuleType]:
 
 
 def primitives(modules: list[ModuleType]) -> dict[str, str]:
-    """The names of all primitives that modules hold, with one of the modules."""
-    return {
-        value.name: module.__name__
+    """The names of all primitives that modules hold, with one of the modules; one
+    outside the kernel languages, where there is one."""
+    found = [
+        (module.__name__.startswith(KERNEL_LANGUAGES), module.__name__, value.name)
         for module in modules
         for value in list(vars(module).values())
         if isinstance(value, jexc.Primitive)
-    }
+    ]
+    return {name: module for _, module, name in sorted(found, reverse=True)}
 
 
 def test_every_primitive_has_a_rule_or_a_reason():
@@ -97,9 +99,10 @@ def test_opaque_ones_have_a_rule_that_gives_the_reason():
 
 
 def test_a_new_primitive_would_be_named():
-    module = ModuleType("jax.fresh")
-    vars(module)["fresh_p"] = jexc.Primitive("brand_new")
-    assert primitives([module]) == {"brand_new": "jax.fresh"}
+    inside, outside = ModuleType(f"{KERNEL_LANGUAGES[0]}.core"), ModuleType("jax.fresh")
+    for module in (outside, inside):
+        vars(module)["fresh_p"] = jexc.Primitive("brand_new")
+    assert primitives([outside, inside]) == {"brand_new": "jax.fresh"}
 
 
 # --- what opaque primitives say

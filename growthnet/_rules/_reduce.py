@@ -10,7 +10,7 @@ from ._moves import lost, moved_origins
 
 
 # An empty sum aside, what is above zero stays so.
-_SIGNED = set("reduce_sum reduce_max reduce_min reduce_prod".split())
+_SIGNED = set("reduce_sum reduce_max reduce_min reduce_prod psum pmax pmin".split())
 
 
 def reduction(reader: Reader, eqn: Any, values: tuple[Value, ...]) -> list[Value]:

@@ -19,7 +19,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from ._events import Kind, Value
-from ._silence import nothing, UnitSilence, ZERO_TO_ZERO
+from ._silence import fills, nothing, UnitSilence, ZERO_TO_ZERO
 from ._tape import Step, Tape
 
 
@@ -227,14 +227,27 @@ class Degrees:
                     self._walk(body)
                 for k, out in enumerate(step.outs):
                     self._known[id(out)] = self._agree(b.outs[k] for b in step.bodies)
+            elif name == "shard_map":
+                self._pieces(step)
             elif step.bodies:
                 self._walk(step.bodies[0])
             else:
                 # A leaf that is only moved about is looked up where it is used: a
                 # part of it may be scaled where the whole isn't.
-                if not (name in _MOVES and self._raw(step.ins[0])):
+                moved = name in _MOVES and self._raw(step.ins[0])
+                if not moved and any(out not in step.ins for out in step.outs):
                     forms = self._step(step)
                     self._known.update(zip(map(id, step.outs), forms, strict=True))
+
+    def _pieces(self, step: Step) -> None:
+        """The body sees one device's piece of each array."""
+        (body,) = step.bodies
+        for piece, whole in zip(body.args, step.ins, strict=True):
+            if not self._raw(whole):
+                self._known[id(piece)] = self.form(whole)
+        self._walk(body)
+        for piece, whole in zip(body.outs, step.outs, strict=True):
+            self._known[id(whole)] = self.form(piece)
 
     def _scan(self, step: Step) -> None:
         (body,) = step.bodies
@@ -255,14 +268,19 @@ class Degrees:
     def _step(self, step: Step) -> list[Form | None]:
         name, ins, params = step.eqn.primitive.name, step.ins, step.eqn.params
         outs = len(step.outs)
+        positions = [int(a) for a in params.get("axes", ()) if not isinstance(a, str)]
+        if positions and name in ("psum", "pmax", "pmin"):
+            # What a `vmap` with an axis name left of a collective.
+            name = {"psum": "reduce_sum"}.get(name, f"reduce_{name[1:]}")
+        if name == "gather" and fills(params):
+            self._require_still(ins[0])
         if name in _SAME:
             every = [self.form(v) for v in ins[:outs]]
             return every + [ZERO] * (outs - len(every))
         if name == "reduce_sum":
-            axes = tuple(map(int, params["axes"]))
-            return [self._summed(v, axes) for v in ins[:outs]]
+            return [self._summed(v, positions) for v in ins[:outs]]
         if name.startswith("reduce_") and any(
-            self._differs(v) and self._count(v, params.get("axes", ())) for v in ins
+            self._differs(v) and self._count(v, positions) for v in ins
         ):
             raise Inexact("copies that differ are compared")
         if name in _EQUAL:

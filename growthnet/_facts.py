@@ -60,6 +60,19 @@ class Facts:
                 for place, atom in occurrences(layout):
                     self.atoms[atom.id].roles[leaf, axis, place] = set()
         self._attribute()
+        self._promote_tables()
+
+    def _promote_tables(self) -> None:
+        """Rows of a table offset or scale what others produced, as an expert's bias
+        does. Where nobody did (an embedding under dropout) the table is what produces.
+        """
+        made = {Role.PRODUCER, Role.FACTOR, Role.STACK}
+        tables = {leaf for leaf, _ in self.touched(Role.LOOKUP)}
+        for fact in self.atoms:
+            if not any(roles & made for roles in fact.roles.values()):
+                for (leaf, _, _), roles in fact.roles.items():
+                    if leaf in tables and roles & {Role.OFFSET, Role.SCALE}:
+                        roles.add(Role.PRODUCER)
 
     def _attribute(self) -> None:
         """Hands every event to the atoms of its node."""

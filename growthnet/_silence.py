@@ -9,7 +9,8 @@ so that the value is.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from ._events import Kind, Value
@@ -134,7 +135,9 @@ def _walk_layer(tape: Tape, known: dict[int, Any]) -> None:
         ins = [SILENT if nothing(v) else known.get(id(v), ()) for v in step.ins]
         result = _layer_step(step, ins)
         for out in step.outs:
-            known[id(out)] = result
+            # What passes an annotation is the same value, and known.
+            if out not in step.ins:
+                known[id(out)] = result
 
 
 def _layer_step(step: Step, ins: list[Any]) -> Any:
@@ -154,7 +157,26 @@ def carries_zeros(step: Step) -> bool:
     name = step.eqn.primitive.name
     if name == "integer_pow":
         return step.eqn.params["y"] > 0
+    if name == "gather":
+        return not fills(step.eqn.params)
     return name in _CARRYING or name == "div"
+
+
+def fills(params: Mapping[str, Any]) -> bool:
+    """Does a gather put a number other than 0 where an index is out of bounds? (Not a
+    number is what comes out of every unit then, before and after a resize.)"""
+    value = params["fill_value"]
+    if value is None or "FILL" not in str(params["mode"]):
+        return False
+    return value != 0 and not math.isnan(value)
+
+
+def source_of(step: Step, k: int) -> int | None:
+    """The operand that result `k` holds the entries of, for operations on one array, or
+    on several at once; `None` for what is counted (the indices of `top_k`)."""
+    if step.eqn.primitive.name in ("split", "unstack"):
+        return 0
+    return k if k < len(step.ins) else None
 
 
 def _arrays(step: Step, ins: Sequence[Any]) -> list[Any]:
@@ -247,12 +269,25 @@ class UnitSilence:
                 self._known.update(
                     zip(map(id, step.outs), self._branches(step), strict=True)
                 )
+            elif name == "shard_map":
+                self._pieces(step)
             elif step.bodies:
                 self.walk(step.bodies[0])
             else:
-                for out in step.outs:
+                for k, out in enumerate(step.outs):
+                    if out in step.ins:  # it passed an annotation
+                        continue
                     if self._count(out, range(len(out.dims))):
-                        self._known[id(out)] = self._step(step, out)
+                        self._known[id(out)] = self._step(step, k)
+
+    def _pieces(self, step: Step) -> None:
+        """The body sees one device's piece of each array."""
+        (body,) = step.bodies
+        for piece, whole in zip(body.args, step.ins, strict=True):
+            self._known[id(piece)] = self.of(whole)
+        self.walk(body)
+        for piece, whole in zip(body.outs, step.outs, strict=True):
+            self._known[id(whole)] = self.of(piece)
 
     def _branches(self, step: Step) -> list[Silence]:
         """Of a conditional's results; loops of unknown length only depend."""
@@ -306,11 +341,17 @@ class UnitSilence:
         outs = [*guess, *map(self.of, body.outs[carried:])]
         self._known.update(zip(map(id, step.outs), outs, strict=True))
 
-    def _step(self, step: Step, out: Value) -> Silence:
+    def _step(self, step: Step, k: int) -> Silence:
         name = step.eqn.primitive.name
         if name in _ANY_OF:
-            return self._product(step, out)
-        values = _arrays(step, step.ins) if name in _ALL_OF else step.ins[:1]
+            return self._product(step, step.outs[k])
+        source = source_of(step, k)
+        if name in _ALL_OF:
+            values = _arrays(step, step.ins)
+        elif source is None:
+            return Silence(depends=self._depends(step.ins))
+        else:
+            values = [step.ins[source]]
         found = [self.of(v) for v in values]
         zeros = shares = ()
         if name in _ALL_OF or carries_zeros(step):

@@ -9,6 +9,8 @@ import dataclasses
 import math
 from typing import Any
 
+import numpy as np
+
 from .._events import Kind, Value
 from .._reader import Reader, Rule
 from ._moves import rearranged, through
@@ -19,7 +21,8 @@ from ._shape import tiled, with_axis
 def across(reader: Reader, eqn: Any, values: tuple[Value, ...]) -> list[Value]:
     """`psum` and its like: over positions a reduction, over devices entry by entry."""
     name = eqn.primitive.name
-    positions = [axis for axis in eqn.params["axes"] if isinstance(axis, int)]
+    axes = eqn.params["axes"]
+    positions = [int(axis) for axis in axes if isinstance(axis, int | np.integer)]
     if positions:
         return [reduced(reader, v, positions, name) for v in values]
     sums = name not in ("pmax", "pmin")
@@ -32,7 +35,9 @@ def across(reader: Reader, eqn: Any, values: tuple[Value, ...]) -> list[Value]:
 def shifted(reader: Reader, eqn: Any, values: tuple[Value, ...]) -> list[Value]:
     """From device to device, or none at all."""
     del reader, eqn
-    return [dataclasses.replace(v, literal=None) for v in values]
+    return [
+        v if v.literal is None else dataclasses.replace(v, literal=None) for v in values
+    ]
 
 
 def all_gather(reader: Reader, eqn: Any, values: tuple[Value, ...]) -> list[Value]:

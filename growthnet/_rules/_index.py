@@ -5,12 +5,12 @@ indices are data. Where the index is a constant of the program, it is a plain sl
 """
 
 import dataclasses
-import math
 from collections.abc import Sequence
 from typing import Any
 
 from .._events import combined, Kind, Role, Value
 from .._reader import Reader, Rule
+from .._silence import fills
 from .._unify import Node
 from ._elementwise import zero_with_leaves
 from ._moves import lost, moved_origins
@@ -64,18 +64,9 @@ def gather(reader: Reader, eqn: Any, values: tuple[Value, ...]) -> Value:
     part = squeezed(part, fixed)
     to = {renumbered.index(d): new for d, new in to.items()}
     result = _picked(part, to, dims, [indices])
-    if _fills(eqn.params):
+    if fills(eqn.params):
         result = dataclasses.replace(result, zeroable=False)
     return result
-
-
-def _fills(params: dict[str, Any]) -> bool:
-    """Does an index out of bounds give a number other than 0? (Not a number is what
-    comes out of every unit then, before and after a resize.)"""
-    value = params["fill_value"]
-    if value is None or "FILL" not in str(params["mode"]):
-        return False
-    return value != 0 and not math.isnan(value)
 
 
 def _clamped(

@@ -3,17 +3,19 @@
 from collections.abc import Sequence
 from typing import Any
 
-from .._events import Kind, Role, Value
+from .._events import Role, Value
 from .._reader import Reader, Rule
+from ._contract import note_roles
 from ._moves import lost, moved_origins
 
 
 # An empty sum aside, what is above zero stays so.
-_SIGNED = set("reduce_sum reduce_max reduce_min reduce_prod".split())
+_SIGNED = set("reduce_sum reduce_max reduce_min reduce_prod psum pmax pmin".split())
 
 
 def reduction(reader: Reader, eqn: Any, values: tuple[Value, ...]) -> list[Value]:
     """Drops the reduced axes; what follows the arrays are initial values."""
+    # Under `vmap` axes come as numpy's integers.
     axes, name = tuple(map(int, eqn.params["axes"])), eqn.primitive.name
     return [reduced(reader, v, axes, name) for v in values[: len(eqn.outvars)]]
 
@@ -60,9 +62,8 @@ def _contracts(reader: Reader, value: Value, axis: int) -> bool:
         return False
     reader.contract(a, axis, b, axis)
     for weight, other in ((a, b), (b, a)):
-        if weight.kind in (Kind.PARAM, Kind.ROWS) and weight.kind < other.kind:
-            reader.untouch(weight, axis, Role.SCALE)
-            reader.touch(weight, axis, Role.CONSUMER)
+        reader.untouch(weight, axis, Role.SCALE)
+        note_roles(reader, weight, other, [axis], [], [])
     return True
 
 

@@ -7,7 +7,8 @@ from typing import Any, Literal
 import hypothesis.strategies as st
 import numpy as np
 
-from .._anatomy import Anatomy
+from .._anatomy import Anatomy, Width
+from .._layout import Layout, occurrences, Prod, Sum
 from ._modules import Sizes
 from ._networks import Case
 from ._ops import OPS, read
@@ -67,6 +68,25 @@ def targets(old: int, kind: Kind) -> tuple[int, ...]:
     return {"grow": larger, "shrink": smaller, "any": larger + smaller}[kind]
 
 
+def menu_of(anatomy: Anatomy, width: Width, kind: Kind) -> Sizes:
+    """Sizes that a width may be given. One unit in a product of widths (one head, one
+    group) is one too few: no trace of the result could tell that it is there."""
+    menu = targets(width.size, kind)
+    layouts = (anatomy.leaves[m.leaf].layouts[m.axis] for m in width.members)
+    factor = any(_multiplied(layout, width.id) for layout in layouts)
+    return tuple(n for n in menu if n > 1 or not factor)
+
+
+def _multiplied(layout: Layout, id: int) -> bool:
+    match layout:
+        case Prod(factors=factors):
+            inside = [atom.id for f in factors for _, atom in occurrences(f)]
+            return id in inside
+        case Sum(segments=segments):
+            return any(_multiplied(s, id) for s in segments)
+    return False
+
+
 def resizes(
     case_or_net: Any, anatomy: Anatomy | None = None, *, kind: Kind = "any"
 ) -> st.SearchStrategy[Resize]:
@@ -89,8 +109,8 @@ def resizes(
             )
         anatomy = read(case_or_net, OPS)
     old = {w.name: w.size for w in anatomy.all_widths if w.growable}
-    menus = {name: targets(size, kind) for name, size in old.items()}
-    menus = {name: menu for name, menu in menus.items() if menu}
+    menus = {w.name: menu_of(anatomy, w, kind) for w in anatomy.all_widths}
+    menus = {name: menu for name, menu in menus.items() if menu and name in old}
     if not menus:
         raise ValueError(f"no width can change by {kind!r}:\n{anatomy}")
     return _resizes(old, menus)
@@ -117,7 +137,7 @@ def sample_resize(anatomy: Anatomy, rng: np.random.Generator) -> Resize:
     sizes, keep = {}, {}
     for width in anatomy.all_widths:
         if width.growable:
-            size = int(rng.choice(targets(width.size, "any")))
+            size = int(rng.choice(menu_of(anatomy, width, "any")))
             sizes[width.name] = size
             if size < width.size:
                 keep[width.name] = rng.permutation(width.size)[:size]

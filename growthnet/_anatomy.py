@@ -313,8 +313,9 @@ class Anatomy:
         mean, the d of `1/sqrt(d)`) is taken from the network's code, traced once more
         at these sizes; where that fails, or is another program, this is refused. An
         anatomy traced with `replay=True` never asks the code: its numbers stay as they
-        were traced, so other sizes of a width with `drift` are refused. `allow_drift`
-        keeps the old numbers in either case.
+        were traced, so another size of a width over which activations are summed (a
+        mean, the scores of attention) is refused. `allow_drift` keeps the old numbers
+        in either case.
 
         **Arguments:**
 

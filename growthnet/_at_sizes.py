@@ -28,7 +28,7 @@ def program(
     if isinstance(call, Replayed):
         result = call.at(after)
         if not allow_drift:
-            _refuse_drift(after, call.traced.sizes)
+            _refuse_drift(result, after)
     elif targets.items() <= anatomy.sizes.items():
         result = Replayed(record(source)[which], after, call)
     else:
@@ -53,18 +53,17 @@ def _called(source: Source, which: int) -> Callable[..., Any]:
     return source.calls[which][0]
 
 
-def _refuse_drift(after: Anatomy, traced: Mapping[str, int]) -> None:
-    """No code says which numbers follow a size; the drift of a width says where some
-    may."""
-    for width in after.all_widths:
-        old = traced.get(width.name, width.size)
-        if width.drift and width.size != old:
-            raise ValueError(
-                f"the program at {width.name!r} {width.size} would keep the numbers "
-                f"that it was traced with at {old}, and they may matter: "
-                f"{width.drift[0]}. Pass allow_drift=True to run it so, or rebuild the "
-                "network with this size"
-            )
+def _refuse_drift(program: Replayed, after: Anatomy) -> None:
+    """No code says which numbers follow a size. They often stand beside a sum of
+    activations: the n of a mean, the d of `1/sqrt(d)`."""
+    names = {w.id: w.name for w in after.all_widths}
+    for id, old, new, what in program.sums():
+        name = names.get(id, "an axis")
+        raise ValueError(
+            f"the program at {name!r} {new} would keep the numbers that it "
+            f"was traced with at {old}, and some may depend on that size: {what}. Pass "
+            "allow_drift=True to run it so, or build the network anew with this size"
+        )
 
 
 def _no_numbers(error: Exception) -> str:

@@ -1,7 +1,7 @@
 """A network as the program that was traced, at sizes of one's choice."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -9,6 +9,8 @@ import jax.tree_util as jtu
 from jax.core import Tracer
 
 from ._anatomy import Anatomy
+from ._events import Contraction, Kind
+from ._facts import Facts, located
 from ._layout import occurrences, resized
 from ._paths import is_array, join, key_names
 from ._programs import Output
@@ -50,12 +52,10 @@ class Replayed:
         anatomy: Anatomy,
         call: Callable[..., Any],
         twin: Recording | None = None,
-        traced: Anatomy | None = None,
     ):
         self._recording, self._anatomy = recording, anatomy
         self._twin = twin or recording
         self._call = self.__wrapped__ = call  # So that `inspect` names the arguments.
-        self.traced = traced or anatomy
         self._shapes = shapes_at(recording, anatomy)
         if twin is not None:
             _learn(self._shapes, recording.tape, twin.tape)
@@ -71,7 +71,7 @@ class Replayed:
 
     def at(self, anatomy: Anatomy) -> "Replayed":
         """The same program, with its numbers, at the sizes of another anatomy."""
-        return Replayed(self._recording, anatomy, self._call, traced=self.traced)
+        return Replayed(self._recording, anatomy, self._call)
 
     def __call__(self, net: Any, *args: Any) -> Any:
         """What the traced call gives for this network.
@@ -94,6 +94,23 @@ class Replayed:
         return treedef.unflatten(
             [results[x.index] if isinstance(x, Output) else x for x in leaves]
         )
+
+    def sums(self) -> Iterator[tuple[int, int, int, str]]:
+        """Where activations are summed over axes of other sizes than were traced, as
+        `(atom, size then, size now, what and where)`."""
+        for fact in Facts(self._recording.reading).atoms:
+            new = self._shapes.sizes.get(fact.id, fact.size)
+            if new == fact.size:
+                continue
+            for sum_ in (*fact.reductions, *fact.contractions):
+                what = ""
+                if isinstance(sum_, Contraction):
+                    if all(v.kind == Kind.ACT for v in sum_.values):
+                        what = "activations are contracted with activations"
+                elif sum_.how not in ("undefined", "singular"):
+                    what = sum_.what
+                if what:
+                    yield fact.id, fact.size, new, located(what, sum_.line)
 
     def check(self) -> None:
         """Replays abstractly.

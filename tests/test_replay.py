@@ -259,6 +259,19 @@ def _loops(n):
     return {"w": (1, n), "u": (n, n), "v": (n, 2)}, call
 
 
+def _depth(n):
+    def call(p, x):
+        def layer(h, leaves):
+            w, u = leaves
+            return h + jnp.tanh(h @ w) @ u, h.sum()
+
+        body = jax.checkpoint(layer)
+        h, sums = jax.lax.scan(body, x, (p["w"], p["u"]), length=n)
+        return h + (sums + jnp.ones(n)).sum()
+
+    return {"w": (n, 3, 2), "u": (n, 2, 3)}, call
+
+
 def _noise(n):
     def call(p, x):
         kept = jr.bernoulli(jr.key(0), 0.5, (n,))
@@ -280,6 +293,7 @@ MENU = {
         _images,
         _lookup,
         _loops,
+        _depth,
         _noise,
     )
 }
@@ -350,10 +364,16 @@ def test_grown_twice_and_trained(dtype, rtol):
             assert jtu.tree_structure(state) == jtu.tree_structure(
                 optimizer.init(grown)
             )
-            slope = jax.jit(jax.grad(lambda n, p=program: (p(n, x) ** 2).sum()))(grown)
-            updates, state = optimizer.update(slope, state, grown)
-            net, anatomy = optax.apply_updates(grown, updates), edit.after
-            expected = program(net, x)
+
+            @jax.jit
+            def train(net, state, program=program):
+                slope = jax.grad(lambda net: (program(net, x) ** 2).sum())(net)
+                updates, state = optimizer.update(slope, state, net)
+                net = optax.apply_updates(net, updates)
+                return net, state, program(net, x)
+
+            net, state, expected = train(grown, state)
+            anatomy = edit.after
         assert anatomy.sizes == {"w1": 8, "w2": 9}
 
 
@@ -402,8 +422,15 @@ def test_a_linen_network_with_its_sizes_in_the_code():
         )
         anatomy = gn.trace(net, ids, call=model.apply, replay=True)
         expected = model.apply(net, ids)
-    free = [w for w in anatomy.all_widths if w.growable and not w.drift]
-    assert sorted(w.size for w in free) == [2, 4, 6]  # heads, value width, hidden
+    assert sorted(anatomy.sizes.values()) == [2, 4, 4, 6, 8]
+    for width in anatomy.all_widths:
+        edit = gn.plan(anatomy, {width.name: width.size + 3})
+        assert edit.exactness == "exact"
+        if any("query" in m.path for m in width.members) and width.size != 2:
+            # A mean over the stream, 1/sqrt(d) of the queries: numbers that stay.
+            with pytest.raises(ValueError, match="may depend on that size"):
+                edit.after.program()
+    free = [w for w in anatomy.all_widths if w.size in (2, 6) or "value" in w.name]
     edit = gn.plan(anatomy, {w.name: w.size + 3 for w in free})
     grown = edit(net, key=jr.key(1))
     same(edit.after.program()(grown, ids), expected)

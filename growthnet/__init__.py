@@ -37,8 +37,8 @@ from ._policy import (
     PerUnit as PerUnit,
 )
 from ._primitives import register_primitive as register_primitive
-from ._sites import Site as Site, sites as sites
 from ._rows import append_rows as append_rows, plan_rows as plan_rows
+from ._sites import Site as Site, sites as sites
 from ._statics import register_statics as register_statics
 from ._trace import trace as trace
 

@@ -328,6 +328,62 @@ class Anatomy:
             all_tables=tuple(map(sized, self.all_tables)),
         )
 
+    def program(
+        self,
+        sizes: Mapping[str, int] | None = None,
+        *,
+        which: int = 0,
+        any_size: bool = False,
+        allow_drift: bool = False,
+    ) -> Any:
+        """The traced program at other sizes, without the network's code.
+
+        Shapes come from the layouts. What can depend on a size otherwise (the n of a
+        mean, the d of `1/sqrt(d)`) is taken from the network's code, traced once more
+        at these sizes; where that fails, or is another program, this is refused. An
+        anatomy traced with `replay=True` never asks the code: its numbers stay as they
+        were traced, so another size of a width over which activations are summed (a
+        mean, the scores of attention) is refused. `allow_drift` keeps the old numbers
+        in either case.
+
+        **Arguments:**
+
+        - `sizes`: new size by width name, as in `plan`; by default the sizes as they
+            are, so `edit.after.program()` runs what `edit` made.
+        - `which`: the call to run, where several were traced: 0 is `call`, 1 the first
+            of `also`, and so on.
+        - `any_size`: take the sizes from the network's shapes, at every call; for
+            networks that change under way, as in `fit`. Where shapes don't tell (16 may
+            be 4 heads of 4 or 8 of 2), an axis that has its old size is taken to have
+            its old widths.
+        - `allow_drift`: accept numbers that don't follow the sizes.
+
+        **Returns:** `program(net, *args)`, which takes the network that an edit to
+        these sizes gives, or any tree with its leaf paths, and gives what the traced
+        call would. It works under `jit`, `vmap`, `grad` and `jax.export`, and
+        derivatives made by hand (`jax.custom_jvp`, `jax.custom_vjp`) hold.
+
+        **Raises:** `ValueError` for an unknown or rigid width or an impossible size,
+        for a program that can't be bound at these sizes (with the primitive and the
+        line), and for numbers that wouldn't follow.
+
+        !!! example
+
+            ```python
+            edit = gn.plan(anatomy, {"layers[0]": 3}, keep={"layers[0]": [0, 2, 5]})
+            small, program = edit(mlp), edit.after.program()
+            exported = jax.export.export(jax.jit(lambda x: program(small, x)))(x)
+            ```
+        """
+        # This file knows no networks; what traces them knows it.
+        from ._at_sizes import AnySize, program
+
+        if not any_size:
+            return program(self, sizes, which, allow_drift)
+        if sizes is not None:
+            raise ValueError("sizes and any_size=True exclude each other; give one")
+        return AnySize(self, which, allow_drift)
+
     def __repr__(self) -> str:
         sizes = ", ".join(f"{w.name} {w.size}" for w in self.all_widths)
         return f"Anatomy({sizes or 'no hidden width'})"

@@ -65,10 +65,12 @@ FIXED = "a size is fixed in the code (the axes don't come out as they should)"
 
 def what_failed(error: Exception) -> str:
     """Why a network can't be called at other sizes."""
-    text = (str(error).strip().splitlines() or [""])[0][:200]
+    # A replayed program says itself what failed, and where.
+    text = getattr(error, "text", str(error))
+    text = (text.strip().splitlines() or [""])[0][:200]
     # Without its numbers, which are those of the second reading.
     text = f"{type(error).__name__}: {re.sub(r'[0-9]+', 'n', text)}"
-    line = error_line(error)
+    line = getattr(error, "line", error_line(error))
     return f"{text}, at {line}" if line else text
 
 
@@ -151,6 +153,8 @@ class _Certifier:
     def _guess(self) -> None:
         """Integers that equal just one width among their module's own leaves, if with
         them everything works; without those that aren't needed for it."""
+        if self.source.replayed:
+            return  # No code runs that could read them.
         names = self._names()
         guessed = guesses(self.source.skeleton, self._anatomy)
         if not guessed or isinstance(self._probe(names, self._with(guessed)), str):
@@ -170,6 +174,8 @@ class _Certifier:
         the size by chance (the number of spatial dimensions, a kernel size) is put
         back.
         """
+        if self.source.replayed:
+            return None
         taken = {f[:3] for f in self.source.found}
         candidates: list[Found] = [
             (path, field, index, width.id)

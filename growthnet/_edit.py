@@ -315,7 +315,7 @@ def plan(
             f"plan takes an anatomy, not a {type(anatomy).__name__}: gn.trace(net, ...)"
         )
     init = parse(init)
-    targets = _targets(anatomy, sizes)
+    targets = targets_of(anatomy, sizes)
     kept = _kept(anatomy, targets, keep or {})
     changes, pairs = [], {}
     factors: dict[Key, float] = {}
@@ -393,12 +393,13 @@ def _refusal(width: Width, change: WidthChange, init: Init) -> str:
     )
 
 
-def _targets(anatomy: Anatomy, sizes: Mapping[str, int]) -> dict[str, int]:
+def targets_of(anatomy: Anatomy, sizes: Mapping[str, int]) -> dict[str, int]:
     if not isinstance(sizes, Mapping):
         raise ValueError(
             f"sizes={sizes!r}; give a dict from width name to size, "
             f"such as {dict(list(anatomy.sizes.items())[:1])}"
         )
+    """The new size of each width that the patterns of `sizes` match, checked."""
     targets: dict[str, int] = {}
     for pattern, size in sizes.items():
         for name in anatomy.match(pattern):

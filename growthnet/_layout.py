@@ -187,6 +187,33 @@ def positions(layout: Layout, place: Place) -> np.ndarray:
     return np.flatnonzero(here)
 
 
+def moved_cut(old: Layout, new: Layout, at: int) -> int | None:
+    """Where a cut of the axis at index `at` falls once its layout is resized.
+
+    `None` where it cuts through units whose number changes: nothing says where in the
+    new ones it should be.
+    """
+    if at == size_of(old):
+        return size_of(new)
+    if at == 0 or old == new:
+        return at
+    match old, new:
+        case Sum(segments=before), Sum(segments=after):
+            start = 0
+            for a, b in zip(before, after, strict=True):
+                if at <= size_of(a):
+                    inner = moved_cut(a, b, at)
+                    return None if inner is None else start + inner
+                at -= size_of(a)
+                start += size_of(b)
+        case Prod(factors=before), Prod(factors=after):
+            row = size_of(Prod(before[1:]))
+            if at % row == 0:
+                outer = moved_cut(before[0], after[0], at // row)
+                return None if outer is None else outer * size_of(Prod(after[1:]))
+    return None
+
+
 def describe(layout: Layout, name: Callable[[Atom], str]) -> str:
     """A layout in words, as `heads*dim` or `h+h`."""
     match layout:

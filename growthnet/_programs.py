@@ -14,12 +14,20 @@ from ._aux import returned
 from ._paths import array_leaves, is_array, join, key_names
 
 
+@dataclasses.dataclass(frozen=True)
+class Output:
+    """The array that a program gives as its output number `index`."""
+
+    index: int
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Program:
     """A traced call. Its first inputs are the network's leaves.
 
     - `inputs`: names of the other inputs, for the reasons that users see.
     - `returned`: per output, the leaves that it is a new value of.
+    - `result`: what the call gave, with an `Output` in place of every array.
     - `moving`: leaves whose new value isn't the old one. They hold what calls left
         there, so in this program they are data rather than weights.
     - `used`: inputs that something is done with.
@@ -28,6 +36,7 @@ class Program:
     closed: Any
     inputs: tuple[str, ...]
     returned: tuple[tuple[int, ...], ...]
+    result: Any
     moving: frozenset[int]
     used: frozenset[int]
 
@@ -45,6 +54,7 @@ def traced(net: Any, call: Callable[..., Any], args: tuple[Any, ...]) -> Program
     arg_at = [i for i, leaf in enumerate(arg_leaves) if is_array(leaf)]
     index = {name: i for i, name in enumerate(array_leaves(net))}
     owners: list[tuple[int, ...]] = []
+    outline: list[Any] = []
 
     def flat(net_arrays: Sequence[Any], arg_arrays: Sequence[Any]) -> list[Any]:
         net_all, arg_all = list(net_leaves), list(arg_leaves)
@@ -62,6 +72,8 @@ def traced(net: Any, call: Callable[..., Any], args: tuple[Any, ...]) -> Program
                 "network computes"
             )
         owners[:] = [tuple(index[name] for name in names) for names, _ in result]
+        places = {id(array): Output(i) for i, (_, array) in enumerate(result)}
+        outline[:] = [jtu.tree_map(lambda x: places.get(id(x), x), given)]
         return [array for _, array in result]
 
     # A new function each time: `make_jaxpr` caches by function, and the skeleton that
@@ -77,6 +89,7 @@ def traced(net: Any, call: Callable[..., Any], args: tuple[Any, ...]) -> Program
         closed,
         tuple(names),
         tuple(owners),
+        outline[0],
         frozenset(moving),
         frozenset(used | moving | shown),
     )

@@ -141,10 +141,8 @@ class Reader:
 
     @property
     def line(self) -> str:
-        """The user's line; inside cached library programs, that of their caller."""
-        lines = [source_line(eqn) for eqn in reversed(self._stack)]
-        own = [text for text, inside in lines if text and not inside]
-        return next(iter(own), next((text for text, _ in lines if text), ""))
+        """The user's line."""
+        return user_line(self._stack)
 
     # --- running
 
@@ -242,6 +240,14 @@ def spots(value: Value, dim: int) -> tuple[Spot, ...]:
         indices = indices[indices >= 0]
         found.append(Spot(origin.leaf, origin.axis, tuple(indices.tolist())))
     return tuple(found)
+
+
+def user_line(stack: Sequence[Any]) -> str:
+    """The user's line of an equation inside others, outermost first; inside cached
+    library programs, that of their caller."""
+    lines = [source_line(eqn) for eqn in reversed(stack)]
+    own = [text for text, inside in lines if text and not inside]
+    return next(iter(own), next((text for text, _ in lines if text), ""))
 
 
 def source_line(eqn: Any) -> tuple[str, bool]:

@@ -14,7 +14,8 @@ from ._initials import state_fields, with_initials
 from ._paths import array_leaves, map_arrays
 from ._programs import abstract, Program, traced
 from ._read import read
-from ._reader import error_line
+from ._reader import error_line, Reading
+from ._replayed import Recording, Replayed
 from ._resolve import resolve
 from ._rules import RULES
 from ._statics import Found, modules, retuned
@@ -36,6 +37,11 @@ class Source:
     def calls(self) -> tuple[tuple[Callable[..., Any], tuple[Any, ...]], ...]:
         """Every call that is read, with its arguments."""
         return ((self.call, self.args), *self.also)
+
+    @property
+    def replayed(self) -> bool:
+        """Are the calls traced programs instead of the network's own code?"""
+        return isinstance(self.call, Replayed)
 
     def at(
         self,
@@ -65,7 +71,12 @@ class Source:
         for (path, field), factor in (scaled or {}).items():
             fields.setdefault(path, {})[field] = getattr(known[path], field) * factor
         skeleton = retuned(self.skeleton, new, fields)
-        return dataclasses.replace(self, skeleton=skeleton)
+        (call, _), *also = [(_moved(f, after), given) for f, given in self.calls]
+        return dataclasses.replace(self, skeleton=skeleton, call=call, also=tuple(also))
+
+
+def _moved(call: Callable[..., Any], after: Anatomy) -> Callable[..., Any]:
+    return call.at(after) if isinstance(call, Replayed) else call
 
 
 def fields_at(
@@ -91,6 +102,7 @@ def trace(
     *example_args: Any,
     call: Callable[..., Any] | None = None,
     also: Sequence[Any] = (),
+    replay: bool = False,
 ) -> Anatomy:
     """Reads a network and finds every hidden width in it.
 
@@ -108,6 +120,9 @@ def trace(
         and a tuple of arguments (by default `example_args`): inference beside training,
         the decoder of an autoencoder. One anatomy comes from all of them: a width is
         what *all* of them let change, and what one of them takes or returns is fixed.
+    - `replay`: take the traced programs for the network, not its code. For code with
+        sizes written into it, which works with no other: run what comes out of an edit
+        by `edit.after.program()`. The programs' numbers stay as they are.
 
     **Returns:** an `Anatomy`. `print` it for a table. `anatomy.warnings` names the
     leaves that no call reaches; they keep their shape.
@@ -164,7 +179,11 @@ def trace(
         )
     fields = state_fields(first.anatomy, source.skeleton)
     source = dataclasses.replace(source, found=fields)
-    return certified(dataclasses.replace(first, source=source), _read)
+    if replay:
+        first = _read(_replaying(source, first.anatomy))
+    else:
+        first = dataclasses.replace(first, source=source)
+    return certified(first, _read)
 
 
 def _like(old: Any, shape: tuple[int, ...]) -> Any:
@@ -181,7 +200,7 @@ def _read(source: Source) -> First:
 def _first_of(source: Source, programs: Sequence[Program]) -> First:
     net = source.skeleton
     arrays = array_leaves(net)
-    reading = read(programs, [a.shape for a in arrays.values()], RULES)
+    reading = _reading(net, programs)
     dtypes = [str(a.dtype) for a in arrays.values()]
     facts = Facts(reading)
     moving = frozenset[int]().union(*(program.moving for program in programs))
@@ -196,3 +215,28 @@ def misread(source: Source, anatomy: Anatomy) -> str:
     except Exception as error:
         return what_failed(error)
     return "" if again.leaves == anatomy.leaves else FIXED
+
+
+def _reading(net: Any, programs: Sequence[Program]) -> Reading:
+    return read(programs, [a.shape for a in array_leaves(net).values()], RULES)
+
+
+def record(source: Source) -> list[Recording]:
+    """Every call as it is read, for replaying it."""
+    net = source.skeleton
+    programs = [traced(net, call, args) for call, args in source.calls]
+    reading = _reading(net, programs)
+    return [
+        Recording(reading, tape, args, program.result)
+        for tape, program, (_, args) in zip(
+            reading.tapes, programs, source.calls, strict=True
+        )
+    ]
+
+
+def _replaying(source: Source, anatomy: Anatomy) -> Source:
+    """The source with programs for its calls."""
+    pairs = zip(record(source), source.calls, strict=True)
+    calls = [(Replayed(r, anatomy, call), args) for r, (call, args) in pairs]
+    (call, _), *also = calls
+    return dataclasses.replace(source, call=call, also=tuple(also))

@@ -15,6 +15,7 @@ from growthnet._layout import (
     describe,
     edit_axis,
     Layout,
+    moved_cut,
     occurrences,
     Place,
     positions,
@@ -220,6 +221,36 @@ def test_a_resized_layout_has_the_size_that_the_edit_makes(
     sizes = {**SIZES, id: size}
     assert all(sizes[atom.id] == atom.size for _, atom in occurrences(new))
     assert [p for p, _ in occurrences(new)] == [p for p, _ in occurrences(layout)]
+
+
+@given(layouts(), st.sampled_from([0, 1, 2, 3]), st.integers(1, 5))
+@example(LSTM, 0, 5)
+@example(HEADS_OF_HALVES, 1, 2)
+@MANY
+def test_a_cut_moves_with_what_is_before_it(layout: Layout, id: int, size: int):
+    """Newborns repeat the last unit, so they lie on the side of the cut where it is."""
+
+    def grow(part: np.ndarray, axis: int) -> np.ndarray:
+        return part.take(np.minimum(np.arange(size), SIZES[id] - 1), axis=axis)
+
+    new = resized(layout, {id: size})
+    edited = edit_axis(
+        numbered(layout, 0, 1), 0, layout, lambda _, a: grow if a.id == id else None
+    )
+    for at in range(size_of(layout) + 1):
+        moved = moved_cut(layout, new, at)
+        if moved is not None:
+            assert (edited[:moved] < at).all() and (edited[moved:] >= at).all()
+
+
+def test_a_cut_through_units_that_change_is_nowhere():
+    halves = Sum((H, D))
+    found = [moved_cut(halves, resized(halves, {1: 9}), at) for at in range(6)]
+    assert found == [0, 1, 2, None, None, 11]
+    heads = Prod((Sum((H, D)), Atom(3, 4)))
+    wider = resized(heads, {3: 5})
+    found = [moved_cut(heads, wider, at) for at in (0, 4, 8, 10, 12, 20)]
+    assert found == [0, 5, 10, None, 15, 25]
 
 
 @given(layouts(), seeds)

@@ -406,6 +406,7 @@ def test_annotations_of_sharding_say_nothing():
 
 # --- static fields that a rule keeps
 
+
 def test_fields_that_equal_a_width_by_chance_stay():
     """Kernel sizes and pools of the size of a width, beside a field that follows it."""
     keys = jr.split(jr.key(0), 3)

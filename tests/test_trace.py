@@ -375,3 +375,13 @@ def test_active_dropout_does_not_hide_a_width():
     ):
         width = gn.trace(net, *arguments, call=call).widths["first"]
         assert (width.size, width.gateable, width.reasons) == (8, "any", ())
+
+
+def test_counting_units_with_an_array_of_ones_is_a_number_of_the_program():
+    def call(net, x):
+        h = x @ net["w"]
+        return (h / jnp.ones_like(h).sum()) @ net["v"]
+
+    net = {"w": jnp.ones((3, 4)), "v": jnp.ones((4, 2))}
+    (width,) = gn.trace(net, jnp.ones(3), call=call).all_widths
+    assert "a number depends on the size: in `reduce_sum`" in width.drift[0]

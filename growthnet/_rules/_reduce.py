@@ -1,9 +1,12 @@
 """Reductions: the axis goes, and what went over it is remembered."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
-from .._events import Role, Value
+import numpy as np
+
+from .._events import Kind, Number, Role, Value
 from .._reader import Reader, Rule
 from ._contract import note_roles
 from ._moves import lost, moved_origins
@@ -35,7 +38,7 @@ def reduced(reader: Reader, value: Value, axes: Sequence[int], name: str) -> Val
     dims = tuple(value.dims[d] for d in kept)
     to = {d: i for i, d in enumerate(kept)}
     signed = name in _SIGNED and all(value.dims[a].size for a in axes)
-    return Value(
+    result = Value(
         dims,
         value.kind,
         moved_origins(value, to, dims),
@@ -44,6 +47,12 @@ def reduced(reader: Reader, value: Value, axes: Sequence[int], name: str) -> Val
         positive=signed and value.positive,
         nonnegative=signed and (value.positive or value.nonnegative),
     )
+    if sums and value.kind == Kind.CONST and value.literal is not None:
+        # An array of ones is summed to count units: a number that no literal shows.
+        count = math.prod(value.dims[a].size for a in axes)
+        total = float(np.real(value.literal * count))
+        reader.numbers.append(Number(result, name, total, reader.line))
+    return result
 
 
 def everything(reader: Reader, eqn: Any, values: tuple[Value, ...]) -> Value:

@@ -35,7 +35,8 @@ def alive_newborns(case: Case, resize: Resize, *, ops: Ops = OPS) -> None:
     at the first step, and every member of the width by the second. Copies with unequal
     shares, or with noise, get unequal gradients; equal shares are declared to do so.
 
-    Looks at the widths that `resize` grows, as far as the growth is exact. Where survivors have no gradient either, newborns needn't have one.
+    Looks at the widths that `resize` grows, as far as the growth is exact. Where
+    survivors have no gradient either, newborns needn't have one.
     """
     anatomy = read(case, ops)
     grown = {

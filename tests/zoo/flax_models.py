@@ -1,7 +1,6 @@
 """Flax: Linen's dicts of parameters and NNX's modules."""
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx

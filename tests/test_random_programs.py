@@ -1,4 +1,4 @@
-"""Random programs with known widths: all are found, none is invented, and the laws hold.
+"""Random programs with known widths: all are found, none is invented, laws hold.
 
 `python -m pytest tests/test_random_programs.py -m slow` looks at many more of them.
 """

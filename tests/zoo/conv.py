@@ -6,7 +6,7 @@ import jax.nn as jnn
 import jax.numpy as jnp
 import jax.random as jr
 
-from ._model import free, Model, register
+from ._model import free, Model, register, rigid
 
 
 @register(waits="conv", a=4, b=4, h=4)
@@ -338,7 +338,8 @@ class PixelShuffle(eqx.Module):
 @register(waits="conv", a=2, c=2)
 def pixel_shuffle(a: int = 3, c: int = 5) -> Model:
     """Channels that become places: their count can change, the places can't."""
-    widths = {"stem": free(a), "up": free(c)}
+    place = rigid(2, "slides a window")
+    widths = {"stem": free(a), "up": free(c), "up/1": place, "up/2": place}
     return Model(lambda key: PixelShuffle(a, c, 2, key=key), ((1, 4, 4),), widths)
 
 

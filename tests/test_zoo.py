@@ -128,11 +128,12 @@ def shrinking(anatomy):
 
 
 def changing(anatomy):
-    """All widths at once: every other one shrinks."""
+    """All widths at once: every other one shrinks, but not to one: a trace can't tell
+    one group, head or piece from none."""
     old = {w.name: w.size for w in anatomy.all_widths if w.growable}
     yield Resize(
         {
-            name: size - 1 if i % 2 and size > 1 else size + 2
+            name: size - 1 if i % 2 and size > 2 else size + 2
             for i, (name, size) in enumerate(old.items())
         }
     )

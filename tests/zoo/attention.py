@@ -12,7 +12,7 @@ from ._model import averaged, free, Model, register, rigid
 # The width of queries and keys: a silent unit adds nothing, but what is divided by the
 # square root of their number has to be made up for.
 def scored(size: int):
-    return free(size, gateable="no")
+    return averaged(size, exact="zero_out, clone x2")
 
 
 @register(h=2, qk=2, vo=2)
@@ -97,7 +97,8 @@ class FusedAttention(eqx.Module):
 
 def _fused(h: int, d: int, order: str) -> Model:
     """Queries, keys and values of one projection have one size."""
-    widths = {"qkv": free(h), "qkv/1": scored(d)}
+    three = {f"qkv/{i}": rigid(1, "cut out by a constant") for i in (2, 3, 4)}
+    widths = {"qkv": free(h), "qkv/1": scored(d), **three}
     make = lambda key: FusedAttention(h, d, order, key=key)
     return Model(make, ((7, 4),), widths)
 

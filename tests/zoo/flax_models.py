@@ -86,7 +86,7 @@ def linen_transformer(d: int = 6, h: int = 2, m: int = 5) -> Model:
         "params.Dense_0.kernel": free(m),
         "params.Dense_1.kernel": averaged(d),
         f"{attention}.key.kernel": free(h),
-        f"{attention}.key.kernel/1": free(d // h, gateable="no"),
+        f"{attention}.key.kernel/1": averaged(d // h, exact="zero_out, clone x2"),
         f"{attention}.value.kernel": free(d // h),
     }
     return linen(LinenTransformer(d, h, m), (TOKENS,), (TOKENS,), widths)
@@ -155,7 +155,7 @@ def nnx_transformer(d: int = 6, h: int = 2, m: int = 5) -> Model:
     make = lambda key: NNXTransformer(d, h, m, rngs=nnx.Rngs(key))
     widths = {
         "attention.key.kernel": free(h),
-        "attention.key.kernel/1": free(d // h, gateable="no"),
+        "attention.key.kernel/1": averaged(d // h, exact="zero_out, clone x2"),
         "attention.value.kernel": free(d // h),
         "attention.out.kernel": averaged(d),
         "up.kernel": free(m),

@@ -119,7 +119,9 @@ def _transformer(norm, tied, wanted, h, qk, vo, m) -> Model:
     for i in (0, 1):
         block = f"blocks[{i}]"
         widths[f"{block}.attention.query_proj"] = free(h)
-        widths[f"{block}.attention.query_proj/1"] = free(qk, gateable="no")
+        widths[f"{block}.attention.query_proj/1"] = averaged(
+            qk, exact="zero_out, clone x2"
+        )
         widths[f"{block}.attention.value_proj"] = free(vo)
         widths[f"{block}.up"] = free(m)
     d = wanted.size

@@ -55,9 +55,9 @@ class SoftExperts(eqx.Module):
 
 @register(n=3, h=3, d=3)
 def soft_experts(n: int = 2, h: int = 5, d: int = 7) -> Model:
-    """All experts, in shares that add up to one."""
+    """All experts, in shares that add up to one: copies of all of them share alike."""
     widths = {
-        "router": averaged(n, exact=""),
+        "router": averaged(n),
         "experts.layers[0]": free(h),
         "experts.layers[1]": free(d),
     }

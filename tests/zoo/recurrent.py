@@ -34,13 +34,13 @@ def _recurrent(cell, h: int) -> Model:
     return Model(make, ((6, 3),), {"cell": free(h)})
 
 
-@register(waits="scan", h=3)
+@register(h=3)
 def lstm(h: int = 5) -> Model:
     """Four gates in one projection, two states."""
     return _recurrent(eqx.nn.LSTMCell, h)
 
 
-@register(waits="scan", h=3)
+@register(h=3)
 def gru(h: int = 5) -> Model:
     """Three gates in one projection."""
     return _recurrent(eqx.nn.GRUCell, h)
@@ -54,7 +54,7 @@ def _rnn(net, xs):
     return net["out"] @ h
 
 
-@register(waits="scan", h=3)
+@register(h=3)
 def vanilla_rnn(h: int = 5) -> Model:
     """A dict of arrays, its first state trained as well."""
 
@@ -94,7 +94,7 @@ class Bidirectional(eqx.Module):
         return jax.vmap(self.head)(jnp.concatenate(both, axis=-1))
 
 
-@register(waits="scan", a=4, b=4)
+@register(a=4, b=4)
 def bidirectional(a: int = 5, b: int = 2) -> Model:
     """There and back, side by side."""
     widths = {"forward": free(a), "backward": free(b)}
@@ -136,13 +136,13 @@ class Stacked(eqx.Module):
         return self.head(jax.lax.scan(step, self.stem(x), arrays)[0])
 
 
-@register(waits="scan", n=4, d=4, h=4)
+@register(n=4, d=4, h=4)
 def stacked_layers(n: int = 2, d: int = 5, h: int = 7) -> Model:
     """Layers stacked along an axis, scanned under remat: depth is a width."""
     widths = {
         "stem": free(d),
-        "layers.up": free(n, exact="zero_out"),
-        "layers.up/1": free(h),
+        "layers.up": free(h),
+        "layers.depth": free(n, exact="zero_out"),
     }
     return Model(lambda key: Stacked(n, d, h, key=key), ((3,),), widths)
 
@@ -169,7 +169,7 @@ class NeuralODE(eqx.Module):
         return self.head(jax.lax.scan(step, self.stem(x), None, length=5)[0])
 
 
-@register(waits="scan", d=3, h=3)
+@register(d=3, h=3)
 def neural_ode(d: int = 5, h: int = 7) -> Model:
     """Runge and Kutta's steps with a fixed size."""
     widths = {"stem": free(d), "field.layers[0]": free(h)}
@@ -187,7 +187,7 @@ def _looping(net, x):
     return net["head"] @ jax.lax.fori_loop(0, net["up"].shape[0], body, x)
 
 
-@register(waits="scan", d=3, h=3)
+@register(waits="gather", d=3, h=3)
 def picked_layers(d: int = 5, h: int = 7) -> Model:
     """A `fori_loop` that picks its layer."""
 
@@ -225,7 +225,7 @@ class Equilibrium(eqx.Module):
         return self.head(jax.lax.while_loop(lambda s: s[0] < steps, body, state)[1])
 
 
-@register(waits="scan", h=3)
+@register(h=3)
 def equilibrium(h: int = 5) -> Model:
     """A `while_loop` towards a fixed point, as often as it is told."""
     make = lambda key: Equilibrium(h, key=key)
@@ -253,7 +253,7 @@ class Branching(eqx.Module):
         return self.head(jnp.tanh(h))
 
 
-@register(waits="scan", a=3, h=3, b=3)
+@register(a=3, h=3, b=3)
 def branching(a: int = 5, h: int = 7, b: int = 2) -> Model:
     """Two branches that meet in one width."""
     widths = {"stem": free(a), "small": free(b), "large.layers[0]": free(h)}

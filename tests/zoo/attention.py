@@ -296,11 +296,12 @@ class VisionTransformer(eqx.Module):
         return self.head((x + self.attention(y, y, y))[0])
 
 
-@register(waits="conv", d=4, h=2, qk=2, vo=2)
+@register(d=4, h=2, qk=2, vo=2)
 def vision_transformer(d: int = 7, h: int = 2, qk: int = 3, vo: int = 5) -> Model:
     """Patches by a strided convolution, a token for the class."""
     widths = {
         "patches": averaged(d),
+        "token": rigid(1, "cut out by a constant"),
         "attention.query_proj": free(h),
         "attention.query_proj/1": scored(qk),
         "attention.value_proj": free(vo),

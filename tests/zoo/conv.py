@@ -9,7 +9,7 @@ import jax.random as jr
 from ._model import free, Model, register, rigid
 
 
-@register(waits="conv", a=4, b=4, h=4)
+@register(a=4, b=4, h=4)
 def classifier(a: int = 5, b: int = 7, h: int = 11) -> Model:
     """Convolution, pooling, flatten into a dense layer: C x H x W."""
 
@@ -76,7 +76,7 @@ class WaveNet(eqx.Module):
         return self.head(jnn.relu(sum(skips)))
 
 
-@register(waits="conv", d=4, h=4, s=4)
+@register(d=4, h=4, s=4)
 def wavenet(d: int = 3, h: int = 5, s: int = 7) -> Model:
     """Dilated convolutions with gates, a stream and skips."""
     widths = {
@@ -88,7 +88,7 @@ def wavenet(d: int = 3, h: int = 5, s: int = 7) -> Model:
     return Model(lambda key: WaveNet(d, h, s, key=key), ((1, 9),), widths)
 
 
-@register(waits="conv", a=3, b=3)
+@register(a=3, b=3)
 def volumes(a: int = 3, b: int = 5) -> Model:
     """Three dimensions, strides, global average pooling."""
 
@@ -109,7 +109,7 @@ def volumes(a: int = 3, b: int = 5) -> Model:
     return Model(make, ((2, 6, 5, 6),), widths)
 
 
-@register(waits="conv", a=4, b=4)
+@register(a=4, b=4)
 def transposed(a: int = 3, b: int = 5) -> Model:
     """Down by strides, up by transposed convolutions."""
 
@@ -129,7 +129,7 @@ def transposed(a: int = 3, b: int = 5) -> Model:
     return Model(make, ((1, 6, 6),), widths)
 
 
-@register(waits="conv", c=2, m=2, b=4)
+@register(c=2, m=2, b=4)
 def depthwise_separable(c: int = 3, m: int = 2, b: int = 5) -> Model:
     """Every channel convolved `m` times by itself, then mixed."""
 
@@ -151,7 +151,7 @@ def depthwise_separable(c: int = 3, m: int = 2, b: int = 5) -> Model:
     return Model(make, ((1, 6, 6),), widths)
 
 
-@register(waits="conv", g=2, i=2, o=2)
+@register(g=2, i=2, o=2)
 def grouped(g: int = 3, i: int = 2, o: int = 5) -> Model:
     """Groups of channels: how many, and how many channels in and out of each."""
 
@@ -191,7 +191,7 @@ class ResidualBlock(eqx.Module):
         return jnn.relu(y + (x if self.shortcut is None else self.shortcut(x)))
 
 
-@register(waits="conv", a=4, h=4, b=4)
+@register(a=4, h=4, b=4)
 def resnet(a: int = 3, h: int = 5, b: int = 7) -> Model:
     """Residual blocks, one of them with a strided shortcut, and a mean over places."""
 
@@ -239,7 +239,7 @@ class UNet(eqx.Module):
         return self.out(jnn.silu(self.merge(high)))
 
 
-@register(waits="conv", a=4, b=4, c=4, e=4)
+@register(a=4, b=4, c=4, e=4)
 def unet(a: int = 3, b: int = 5, c: int = 2, e: int = 7) -> Model:
     """Pooled, brought back up, and put beside what was skipped."""
     widths = {
@@ -275,7 +275,7 @@ class DenseNet(eqx.Module):
         return self.head(jnp.max(x, axis=(1, 2)))
 
 
-@register(waits="conv", a=3, k=3, t=3)
+@register(a=3, k=3, t=3)
 def densenet(a: int = 3, k: int = 2, t: int = 5) -> Model:
     """Every layer reads all before it."""
     widths = {
@@ -307,7 +307,7 @@ class SqueezeExcite(eqx.Module):
         return self.head(x * gates[:, None, None])
 
 
-@register(waits="conv", c=3, h=3)
+@register(c=3, h=3)
 def squeeze_excite(c: int = 5, h: int = 2) -> Model:
     """Channels that are turned up and down by what they hold on average."""
     widths = {"stem": free(c), "squeeze": free(h)}
@@ -335,7 +335,7 @@ class PixelShuffle(eqx.Module):
         return self.out(jnp.tanh(x))
 
 
-@register(waits="conv", a=2, c=2)
+@register(a=2, c=2)
 def pixel_shuffle(a: int = 3, c: int = 5) -> Model:
     """Channels that become places: their count can change, the places can't."""
     place = rigid(2, "slides a window")
@@ -359,7 +359,7 @@ class Upsampler(eqx.Module):
         return self.out(jnp.pad(x, ((0, 0), (1, 0), (1, 0)), mode="reflect"))
 
 
-@register(waits="conv", c=4)
+@register(c=4)
 def upsampler(c: int = 5) -> Model:
     """Resized by interpolation, padded by reflection."""
     return Model(lambda key: Upsampler(c, key=key), ((1, 4, 4),), {"stem": free(c)})

@@ -33,7 +33,7 @@ class Bag(eqx.Module):
         return self.head(jnp.mean(x, axis=0))
 
 
-@register(waits="gather", d=4, h=4)
+@register(d=4, h=4)
 def bag_of_tokens(d: int = 5, h: int = 7) -> Model:
     """Rows of tables, by token and by position."""
     widths = {"embedding": free(d), "hidden": free(h)}
@@ -57,11 +57,10 @@ class Tied(eqx.Module):
         return x @ self.table.T
 
 
-@register(waits="gather", d=4, h=4)
+@register(d=4, h=4)
 def tied_head(d: int = 5, h: int = 7) -> Model:
-    """The table is read at both ends: what enters the head can't be halved without
-    halving the table, and a gate would enter squared."""
-    widths = {"table": free(d, exact="zero_out", gateable="binary"), "up": free(h)}
+    """The table is read at both ends, so a gate would enter squared."""
+    widths = {"table": free(d, gateable="binary"), "up": free(h)}
     return Model(lambda key: Tied(d, h, key=key), (TOKENS,), widths)
 
 
@@ -129,13 +128,13 @@ def _transformer(norm, tied, wanted, h, qk, vo, m) -> Model:
     return Model(make, (TOKENS,), widths)
 
 
-@register(waits="gather", d=4, h=2, qk=2, vo=2, m=4)
+@register(d=4, h=2, qk=2, vo=2, m=4)
 def transformer(d: int = 5, h: int = 2, qk: int = 3, vo: int = 7, m: int = 11) -> Model:
     """Layer norms and a head of its own."""
     return _transformer(eqx.nn.LayerNorm, False, averaged(d), h, qk, vo, m)
 
 
-@register(waits="gather", d=4, h=2, qk=2, vo=2, m=4)
+@register(d=4, h=2, qk=2, vo=2, m=4)
 def tied_transformer(
     d: int = 5, h: int = 2, qk: int = 3, vo: int = 7, m: int = 11
 ) -> Model:
@@ -143,7 +142,7 @@ def tied_transformer(
     return _transformer(eqx.nn.LayerNorm, True, averaged(d), h, qk, vo, m)
 
 
-@register(waits="gather", d=4, h=2, qk=2, vo=2, m=4)
+@register(d=4, h=2, qk=2, vo=2, m=4)
 def tied_rms_transformer(
     d: int = 5, h: int = 2, qk: int = 3, vo: int = 7, m: int = 11
 ) -> Model:
@@ -171,11 +170,12 @@ class Shared(eqx.Module):
         return jax.vmap(head)(jax.vmap(hidden)(jax.vmap(embedding)(tokens)))
 
 
-@register(waits="gather", d=4, h=4)
+@register(d=4, h=4)
 def shared_weights(d: int = 5, h: int = 7) -> Model:
-    """Tied by `eqx.nn.Shared`, with a network between."""
+    """Tied by `eqx.nn.Shared`. The network between has an end on either side of the
+    table, so that it can be silent alone."""
     widths = {
-        "shared.pytree[0]": free(d, exact="zero_out", gateable="binary"),
+        "shared.pytree[0]": free(d),
         "shared.pytree[1].layers[0]": free(h),
     }
     return Model(lambda key: Shared(d, h, key=key), (TOKENS,), widths)

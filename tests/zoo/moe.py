@@ -28,7 +28,7 @@ class TopExperts(eqx.Module):
         return jnn.softmax(scores) @ made
 
 
-@register(waits="gather", n=4, h=4)
+@register(n=4, h=4)
 def top_experts(n: int = 5, h: int = 7) -> Model:
     """The two best experts: which ones is a number, so how many there are is rigid."""
     widths = {"router": rigid(n, "top_k"), "up": free(h)}
@@ -113,7 +113,7 @@ class GraphNetwork(eqx.Module):
         )
 
 
-@register(waits="gather", d=4, m=4, u=4)
+@register(d=4, m=4, u=4)
 def graph_network(d: int = 5, m: int = 7, u: int = 11) -> Model:
     """Messages gathered along edges and added up at nodes."""
     senders, receivers = np.array([0, 1, 1, 3, 2]), np.array([1, 0, 2, 2, 3])
@@ -161,7 +161,7 @@ class Spline(eqx.Module):
         return jnp.interp(jnn.sigmoid(y), places, edges)
 
 
-@register(waits="gather", n=4, h=4)
+@register(n=4, h=4)
 def spline_flow(n: int = 5, h: int = 7) -> Model:
     """Bins in a row: their order means something."""
     widths = {"knots.layers[0]": free(h), "knots.layers[1]": rigid(n, "order")}

@@ -9,7 +9,7 @@ import jax.random as jr
 from ._model import averaged, free, Model, register
 
 
-@register(waits="conv", g=2, c=2)
+@register(g=2, c=2)
 def group_norm(g: int = 3, c: int = 2) -> Model:
     """Groups come and go; a channel more in every group moves its mean."""
 
@@ -163,7 +163,7 @@ class InstanceNormed(eqx.Module):
         return self.out(jnn.leaky_relu(x))
 
 
-@register(waits="conv", c=2)
+@register(c=2)
 def instance_norm(c: int = 5) -> Model:
     """Every channel by itself, over places."""
     widths = {"conv": free(c)}
@@ -209,7 +209,7 @@ def _trained(net, xs):
     return over(xs, state)[0]
 
 
-@register(waits="state", a=4, b=4)
+@register(a=4, b=4)
 def batch_norm_eval(a: int = 5, b: int = 7) -> Model:
     """By running statistics."""
     widths = {"[0].first": free(a), "[0].second": free(b)}
@@ -217,7 +217,7 @@ def batch_norm_eval(a: int = 5, b: int = 7) -> Model:
     return Model(make, ((3,),), widths, _evaluated, positive=("<flat index",))
 
 
-@register(waits="state", a=4, b=4)
+@register(a=4, b=4)
 def batch_norm_train(a: int = 5, b: int = 7) -> Model:
     """By the statistics of a batch, the running ones following."""
     widths = {"[0].first": free(a), "[0].second": free(b)}

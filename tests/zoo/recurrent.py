@@ -187,7 +187,7 @@ def _looping(net, x):
     return net["head"] @ jax.lax.fori_loop(0, net["up"].shape[0], body, x)
 
 
-@register(waits="gather", d=3, h=3)
+@register(d=3, h=3)
 def picked_layers(d: int = 5, h: int = 7) -> Model:
     """A `fori_loop` that picks its layer."""
 

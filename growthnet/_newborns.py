@@ -53,9 +53,10 @@ def newborn_entries(edit: "Edit", key: Any) -> dict[str, list[Entries]]:
     covers: dict[str, list[Entries]] = {}
     for change in growing:
         width = edit.after.widths[change.name]
+        recipe = width.copied if isinstance(init, Clone) else width.silent
         for i, member in enumerate(width.members):
             leaf_edit = edit.leaf_edits[member.path]
-            covered = i in width.cover
+            covered = i in recipe.cover
             if isinstance(init, Clone):
                 if covered:
                     entries = _noise(edit, words, width, member)

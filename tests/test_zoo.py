@@ -3,15 +3,18 @@
 `python -m pytest tests/test_zoo.py -m slow` holds all of it, CI a sample.
 """
 
+import dataclasses
 import functools as ft
 import itertools as it
 from typing import Any
 
 import jax
+import jax.random as jr
 import pytest
 
 import growthnet as gn
 from growthnet.testing import LAWS, Resize
+from growthnet.testing._measure import outputs, Reference
 
 from .zoo import case_of, MODELS
 
@@ -150,31 +153,67 @@ CHANGES: dict[str, Any] = {
 }
 
 
-# The first of each kind, under one law each, in turn.
+def hold(law, name, dtype="float32", *, program=False, only=None):
+    """Holds one model against one law, through its own code or through the program that
+    was traced; with `only`, one of its changes."""
+    entry = MODELS[name]
+    if entry.waits:
+        pytest.skip(entry.waits)
+    if law == "alive_newborns" and not entry.at().differentiable:
+        pytest.skip("no gradient through a while loop")
+    with jax.enable_x64(dtype == "float64"):
+        case, anatomy = case_of(name, dtype=dtype), anatomy_of(name, dtype)
+        if program:
+            call = anatomy.program(any_size=True)
+            case = dataclasses.replace(case, name=f"{name}, replayed", call=call)
+        resizes = list(CHANGES[law](anatomy))
+        for resize in resizes if only is None else [resizes[only % len(resizes)]]:
+            LAWS[law](case, resize)
+
+
+# Every model under one law, every law for several models.
 SAMPLE = list(zip(MODELS, it.cycle(LAWS)))
 
 
 @pytest.mark.parametrize(("name", "law"), SAMPLE)
 def test_sample(name, law):
-    hold(law, name, "float32", only=0)
+    hold(law, name, only=0)
 
 
-def hold(law, name, dtype, *, only=None):
-    """Holds one model against one law; with `only`, one of its changes."""
-    if MODELS[name].waits:
-        pytest.skip(MODELS[name].waits)
-    if law == "alive_newborns" and not MODELS[name].at().differentiable:
-        pytest.skip("no gradient through a while loop")
+@pytest.mark.parametrize(("name", "law"), SAMPLE[::5])
+def test_sample_of_programs(name, law):
+    hold(law, name, program=True, only=0)
+
+
+def check_program(name, dtype):
+    """The traced program gives what the edited network gives, by its own code."""
     with jax.enable_x64(dtype == "float64"):
-        case = case_of(name, dtype=dtype)
-        resizes = list(CHANGES[law](anatomy_of(name, dtype)))
-        for resize in resizes if only is None else [resizes[only % len(resizes)]]:
-            LAWS[law](case, resize)
+        case, anatomy = case_of(name, dtype=dtype), anatomy_of(name, dtype)
+        (resize,) = changing(anatomy)
+        edit = gn.plan(anatomy, resize.sizes, allow_drift=True)
+        net = edit(case.net, key=jr.key(0))
+        resized = dataclasses.replace(case, net=net)
+        reference = Reference(resized, edit.after, 0)
+        replayed = dataclasses.replace(resized, call=edit.after.program())
+        values = outputs(replayed, net, reference.batch)
+        reference.compare_values("replay", values, edit.after, "the traced program")
+
+
+@every_model
+def test_the_traced_program_is_the_network(name):
+    check_program(name, "float32")
+
+
+@pytest.mark.slow
+@every_model
+def test_the_traced_program_is_the_network_in_double_precision(name):
+    check_program(name, "float64")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("law", LAWS)
+@pytest.mark.parametrize("program", [False, True], ids=["module", "program"])
 @both_precisions
 @every_model
-def test_law(name, dtype, law):
-    hold(law, name, dtype)
+def test_law(name, dtype, program, law):
+    hold(law, name, dtype, program=program)

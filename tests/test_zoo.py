@@ -171,22 +171,24 @@ def hold(law, name, dtype="float32", *, program=False, only=None):
             LAWS[law](case, resize)
 
 
-# Every model under one law, every law for several models.
+# One law for each model, and so several models for each law.
 SAMPLE = list(zip(MODELS, it.cycle(LAWS)))
 
 
-@pytest.mark.parametrize(("name", "law"), SAMPLE)
+@pytest.mark.parametrize(("name", "law"), SAMPLE[::2])
 def test_sample(name, law):
     hold(law, name, only=0)
 
 
-@pytest.mark.parametrize(("name", "law"), SAMPLE[::5])
+@pytest.mark.parametrize(("name", "law"), SAMPLE[1::10])
 def test_sample_of_programs(name, law):
     hold(law, name, program=True, only=0)
 
 
 def check_program(name, dtype):
     """The traced program gives what the edited network gives, by its own code."""
+    if MODELS[name].waits:
+        pytest.skip(MODELS[name].waits)
     with jax.enable_x64(dtype == "float64"):
         case, anatomy = case_of(name, dtype=dtype), anatomy_of(name, dtype)
         (resize,) = changing(anatomy)
@@ -199,15 +201,16 @@ def check_program(name, dtype):
         reference.compare_values("replay", values, edit.after, "the traced program")
 
 
-@every_model
+@pytest.mark.parametrize("name", list(MODELS)[::6])
 def test_the_traced_program_is_the_network(name):
     check_program(name, "float32")
 
 
 @pytest.mark.slow
+@both_precisions
 @every_model
-def test_the_traced_program_is_the_network_in_double_precision(name):
-    check_program(name, "float64")
+def test_every_traced_program_is_the_network(name, dtype):
+    check_program(name, dtype)
 
 
 @pytest.mark.slow

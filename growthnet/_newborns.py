@@ -9,7 +9,7 @@ import numpy as np
 
 from ._anatomy import Member, Width
 from ._draws import draw_host, fill_value, key_words, uniform
-from ._inits import Clone, kind_of, Rows
+from ._inits import Clone, Rows
 from ._layout import edit_axis, positions
 from ._maps import LeafEdit, MapPair
 
@@ -73,9 +73,10 @@ def newborn_entries(edit: "Edit", key: Any) -> Mapping[str, list]:
     covers: dict[str, list[Entries]] = {}
     for change in growing:
         width = edit.after.widths[change.name]
+        recipe = width.copied if isinstance(init, Clone) else width.silent
         for i, member in enumerate(width.members):
             leaf_edit = edit.leaf_edits[member.path]
-            covered = i in width.recipe(kind_of(init)).cover
+            covered = i in recipe.cover
             if isinstance(init, Clone):
                 if covered:
                     entries = _noise(edit, words, width, member)

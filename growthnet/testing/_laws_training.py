@@ -35,36 +35,39 @@ def alive_newborns(case: Case, resize: Resize, *, ops: Ops = OPS) -> None:
     at the first step, and every member of the width by the second. Copies with unequal
     shares, or with noise, get unequal gradients; equal shares are declared to do so.
 
-    Looks at the widths that `resize` grows, as far as the growth is exact. Where
-    survivors have no gradient either, newborns needn't have one.
+    Looks at the widths that `resize` grows, as far as silence or copies are exact.
+    Where survivors have no gradient either, newborns needn't have one.
     """
     anatomy = read(case, ops)
-    grown = {
+    grown = resize.grown(anatomy)
+    silent = {
         name: size
-        for name, size in resize.grown(anatomy).items()
+        for name, size in grown.items()
         if anatomy.widths[name].exactness("zero_out")[0] == "exact"
     }
-    if not grown:
-        return
-    trial = _Trial(case, resize.seed, ops)
-    born = ops.plan(anatomy, grown)
-    complaint = trial.first_complaint(born, _lifeless)
-    if complaint:
-        what = f"{told(anatomy, grown)} by zero_out: {complaint}"
-        raise broken("alive_newborns", case, what)
     cloned = clonable(anatomy, grown)
+    trial = _Trial(case, resize.seed, ops)
+    if silent:
+        born = ops.plan(anatomy, silent)
+        _must_go_well(trial, born, _lifeless, f"{told(anatomy, silent)} by zero_out")
     if not cloned:
         return
     for init in ("clone", Clone(split="equal", noise=0.3)):
         split = ops.plan(anatomy, cloned, init=init)
-        complaint = trial.first_complaint(split, _inseparable)
-        if complaint:
-            what = f"{told(anatomy, cloned)} by {init}: {complaint}"
-            raise broken("alive_newborns", case, what)
+        what = f"{told(anatomy, cloned)} by {init}"
+        _must_go_well(trial, split, _inseparable, what)
     equal = ops.plan(anatomy, cloned, init=Clone(split="equal"))
     if "never separate" not in equal.explain():
         what = f"{told(anatomy, cloned)}: `explain` keeps quiet about an equal split"
         raise broken("alive_newborns", case, what)
+
+
+def _must_go_well(
+    trial: "_Trial", edit: Edit, look: Callable[..., str], what: str
+) -> None:
+    complaint = trial.first_complaint(edit, look)
+    if complaint:
+        raise broken("alive_newborns", trial.case, f"{what}: {complaint}")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,6 +4,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+import numpy as np
 import pytest
 
 import growthnet as gn
@@ -378,10 +379,17 @@ def test_active_dropout_does_not_hide_a_width():
 
 
 def test_counting_units_with_an_array_of_ones_is_a_number_of_the_program():
+    """No literal shows it, yet growth has to make up for it."""
+
     def call(net, x):
         h = x @ net["w"]
         return (h / jnp.ones_like(h).sum()) @ net["v"]
 
-    net = {"w": jnp.ones((3, 4)), "v": jnp.ones((4, 2))}
-    (width,) = gn.trace(net, jnp.ones(3), call=call).all_widths
-    assert "a number depends on the size: in `reduce_sum`" in width.drift[0]
+    x, rng = jnp.ones(3), np.random.default_rng(0)
+    net = {"w": jnp.asarray(rng.normal(size=(3, 4)), "float32")}
+    net["v"] = jnp.asarray(rng.normal(size=(4, 2)), "float32")
+    anatomy = gn.trace(net, x, call=call)
+    (width,) = anatomy.all_widths
+    assert "a number depends on the size: in `reduce_sum`" in width.silent.drift[0]
+    wider = gn.resize(net, anatomy, {"w": 7}, key=jr.key(0))
+    np.testing.assert_allclose(call(wider, x), call(net, x), rtol=1e-6)

@@ -59,8 +59,9 @@ def tangent(h):
 
 def overlapping(h):
     """Padded, strided and dilated along the rows."""
-    options = dict(padding=((1, 2), (0, 0)), window_dilation=(2, 1))
-    return lax.reduce_window(h, 0.0, lax.add, (3, 1), (1, 1), **options)
+    return lax.reduce_window(
+        h, 0.0, lax.add, (3, 1), (1, 1), ((1, 2), (0, 0)), window_dilation=(2, 1)
+    )
 
 
 def solved(h):

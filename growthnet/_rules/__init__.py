@@ -10,6 +10,7 @@ from ._index import INDEXING
 from ._linalg import LINALG
 from ._loops import LOOPS
 from ._opaque import OPAQUE as OPAQUE, OPAQUES
+from ._equinox import EQUINOX
 from ._position import POSITIONS
 from ._reduce import REDUCTIONS
 from ._shape import SHAPES
@@ -30,4 +31,5 @@ RULES: dict[str, Rule] = {
     **CALLS,
     **LOOPS,
     **COLLECTIVES,
+    **EQUINOX,
 }

@@ -1,11 +1,12 @@
 """How long `trace` takes on a network of GPT-2 small's shape, abstractly.
 
-    python -m benchmarks.trace_gpt2 [--top 20]
+    python -m benchmarks.trace_gpt2 [--cpu] [--top 20]
 
 12 layers, 768 units, 12 heads, vocabulary 50257, 1024 positions; no array is ever made.
 Two ways to write it: unmodified `eqx.nn` layers, and a dict of arrays with a fused
 projection for queries, keys and values. The first call of a process is cold: JAX has
-traced nothing yet. `--top` also prints the functions in which a warm call spends most.
+traced nothing yet. `--cpu` counts processor time, for a machine that is busy with other
+things (a trace runs on one core); `--top` also prints where a warm call spends most.
 """
 
 import argparse
@@ -15,7 +16,7 @@ import functools as ft
 import platform
 import pstats
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import equinox as eqx
@@ -146,18 +147,19 @@ class Clock:
     """Seconds spent in functions of the reader, by part, without what they call in
     turn of other parts."""
 
-    def __init__(self) -> None:
+    def __init__(self, now: Callable[[], float]):
+        self._now = now
         self.seconds: dict[str, float] = {}
         self._open: list[float] = []
 
     @contextlib.contextmanager
     def part(self, name: str) -> Iterator[None]:
-        start = time.perf_counter()
+        start = self._now()
         self._open.append(0.0)
         try:
             yield
         finally:
-            total = time.perf_counter() - start
+            total = self._now() - start
             inside = self._open.pop()
             self.seconds[name] = self.seconds.get(name, 0.0) + total - inside
             if self._open:
@@ -199,9 +201,11 @@ def measured(clock: Clock) -> Iterator[None]:
             setattr(module, attribute, saved[name])
 
 
-def row(name: str, trace: Any) -> tuple[Any, str]:
+def row(
+    name: str, trace: Callable[[], Any], now: Callable[[], float]
+) -> tuple[Any, str]:
     """One call of `trace`: the anatomy, and a line of the table."""
-    clock = Clock()
+    clock = Clock(now)
     with measured(clock), clock.part("other"):
         anatomy = trace()
     seconds = clock.seconds
@@ -213,18 +217,21 @@ def row(name: str, trace: Any) -> tuple[Any, str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--top", type=int, default=0, metavar="N")
+    parser.add_argument("--cpu", action="store_true")
     options = parser.parse_args()
+    now = time.process_time if options.cpu else time.perf_counter
     modules = eqx.filter_eval_shape(Modules, jr.key(0))
     traces = {
         "dict, fused qkv": ft.partial(gn.trace, arrays(), TOKENS, call=by_hand),
         "`eqx.nn` layers": ft.partial(gn.trace, modules, TOKENS),
     }
-    print(f"| seconds | total | {' | '.join(PARTS)} | other |")
+    unit = "CPU seconds" if options.cpu else "seconds"
+    print(f"| {unit} | total | {' | '.join(PARTS)} | other |")
     print("|" + "---|" * (len(PARTS) + 3))
     for name, trace in traces.items():
-        anatomy, line = row(f"{name}, cold", trace)
+        anatomy, line = row(f"{name}, cold", trace, now)
         print(line)
-        print(row(f"{name}, warm", trace)[1])
+        print(row(f"{name}, warm", trace, now)[1])
         grow = sum(w.growable for w in anatomy.all_widths)
         print(f"{name}: {len(anatomy.all_widths)} widths, {grow} growable")
     for name, trace in traces.items() if options.top else ():

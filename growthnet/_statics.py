@@ -13,16 +13,17 @@ from typing import Any, TypeAlias
 import equinox as eqx
 import jax.tree_util as jtu
 
-from ._anatomy import Anatomy
 from ._layer_statics import LAYERS
-from ._paths import array_leaves, is_array, within
+from ._layout import Layout
+from ._paths import array_leaves, is_array
 
 
 StaticsRule: TypeAlias = Callable[[Any, Any], Mapping[str, Any]]
 """`(old module, new module) -> fields to set`: the new one has its new arrays."""
 
-Found: TypeAlias = tuple[str, str, int | None, int]
-"""A field found by search: module path, field, index in a tuple, width id."""
+Found: TypeAlias = tuple[str, str, int | None, Layout]
+"""A field found by search: module path, field, index in a tuple, and the layout (a
+width, or heads x head_dim) whose size it is."""
 
 _RULES: dict[type, StaticsRule] = {}
 
@@ -241,20 +242,6 @@ def static_floats(module: Any):
         value = getattr(module, field.name, None)
         if isinstance(value, float):
             yield field.name, value
-
-
-def guesses(tree: Any, anatomy: Anatomy) -> list[Found]:
-    """Integer fields that equal just one width among their module's own leaves."""
-    found: list[Found] = []
-    for path, module in modules(tree):
-        ids: dict[int, set[int]] = {}
-        for width in anatomy.all_widths:
-            if width.growable and any(within(m.path, path) for m in width.members):
-                ids.setdefault(width.size, set()).add(width.id)
-        for field, index, value in unowned_ints(module):
-            if len(ids.get(value, ())) == 1:
-                found.append((path, field, index, next(iter(ids[value]))))
-    return found
 
 
 def _mlp(old: Any, new: Any) -> dict[str, Any]:

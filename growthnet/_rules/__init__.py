@@ -6,11 +6,11 @@ from ._collective import COLLECTIVES
 from ._contract import CONTRACTIONS
 from ._conv import CONVOLUTIONS
 from ._elementwise import ELEMENTWISE
+from ._equinox import EQUINOX
 from ._index import INDEXING
 from ._linalg import LINALG
 from ._loops import LOOPS
 from ._opaque import OPAQUE as OPAQUE, OPAQUES
-from ._equinox import EQUINOX
 from ._position import POSITIONS
 from ._reduce import REDUCTIONS
 from ._shape import SHAPES

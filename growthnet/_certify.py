@@ -1,8 +1,8 @@
 """The second reading: what a network is at other sizes, rather than what it looks like.
 
-`_settle` rebuilds the network with every growable width larger. The numbers that changed
-with that (the d of a `1/sqrt(d)`, the n of a mean) are told apart here, by the powers
-with which they changed, and recipes are made of them.
+`_settle` rebuilds the network with every growable width larger. The numbers that
+changed with that (the d of a `1/sqrt(d)`, the n of a mean) are told apart here, by the
+powers with which they changed, and recipes are made of them.
 """
 
 import dataclasses

@@ -116,5 +116,5 @@ def test_numbers_are_accounted_for_in_few_readings(monkeypatch):
     net = [*_layers(6, 12), *_layers(6, 3)]
     anatomy = gn.trace(net, jnp.ones((4, 5)), call=call)
     for width in anatomy.all_widths:
-        assert ["in `div`" in text for text in width.drift] == [True]
+        assert ["in `sqrt`" in text for text in width.drift] == [True]
     assert counted.count <= 2

@@ -246,9 +246,7 @@ def static_floats(module: Any):
 
 def _mlp(old: Any, new: Any) -> dict[str, Any]:
     """`width_size` has a true value only while all hidden layers agree."""
-    weights = [layer.weight for layer in new.layers[:-1]]
-    # A tree of the other leaves of a network (its integers) has no weights.
-    hidden = {new.width_size if w is None else w.shape[-2] for w in weights}
+    hidden = set(_hidden(new))
     return {
         "in_size": new.layers[0].in_features,
         "out_size": new.layers[-1].out_features,
@@ -257,12 +255,24 @@ def _mlp(old: Any, new: Any) -> dict[str, Any]:
     }
 
 
+def _hidden(mlp: eqx.nn.MLP) -> list[int]:
+    """Its hidden sizes, also where a weight is wrapped into what makes it; none in a
+    tree of a network's other leaves."""
+    sizes = []
+    for layer in mlp.layers[:-1]:
+        for array, axis in ((layer.weight, -2), (layer.bias, -1)):
+            if is_array(array):
+                sizes.append(array.shape[axis])
+                break
+    return sizes
+
+
 def untrue_fields(tree: Any) -> list[str]:
     """Fields that no longer have one true value, as `path.field = value (why)`."""
     found = []
     for path, module in modules(tree):
         if isinstance(module, eqx.nn.MLP):
-            hidden = [layer.weight.shape[-2] for layer in module.layers[:-1]]
+            hidden = _hidden(module)
             if len(set(hidden)) > 1:
                 name = f"{path}.width_size" if path else "width_size"
                 sizes = ", ".join(map(str, hidden))

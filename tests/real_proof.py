@@ -30,7 +30,7 @@ class Proof:
     - `growth`: sizes before and after, by init and width: all widths that can grow
         exactly do so at once, the first init of `INITS` that is exact being used.
     - `difference`: of the outputs after growth, against the largest output.
-    - `round_trip`: the same after the newborns were removed again.
+    - `round_trip`: of the parameters, after the newborns were removed again.
     - `shrunk`: were outputs finite after every width was halved?
     - `true`: is a fresh trace of what came out what the edits promised?
     - `losses`: of the grown network before and after one training step.
@@ -87,21 +87,44 @@ class _Subject:
         results = jax.jit(lambda arrays: outputs(eqx.combine(arrays, rest)))(arrays)
         return [np.asarray(r) for r in results]
 
-    def step(self, net: Any, anatomy: Anatomy, state: Any) -> tuple[Any, Any, Any, Any]:
-        """One step towards made-up targets: network, state, loss before, gradients."""
+    def step(self, net: Any, anatomy: Anatomy, state: Any) -> "_Step":
+        """One step of training towards made-up targets, and a look at the result."""
         outputs = self.outputs(anatomy)
         params, rest = eqx.partition(net, eqx.is_inexact_array)
 
+        def loss(params: Any) -> tuple[Any, list[Any]]:
+            results = outputs(eqx.combine(params, rest))
+            return _loss(results), results
+
         @jax.jit
         def update(params: Any, state: Any) -> Any:
-            loss, grads = jax.value_and_grad(
-                lambda p: _loss(outputs(eqx.combine(p, rest)))
-            )(params)
+            (value, results), grads = jax.value_and_grad(loss, has_aux=True)(params)
             updates, state = OPTIMIZER.update(grads, state, params)
-            return optax.apply_updates(params, updates), state, loss, grads
+            return optax.apply_updates(params, updates), state, value, grads, results
 
-        params, state, loss, grads = update(params, state)
-        return eqx.combine(params, rest), state, float(loss), grads
+        new, state, before, grads, old_results = update(params, state)
+        _, _, after, _, new_results = update(new, state)
+        return _Step(
+            eqx.combine(new, rest),
+            state,
+            (float(before), float(after)),
+            all(bool(jnp.isfinite(g).all()) for g in jax.tree.leaves(grads)),
+            (
+                [np.asarray(r) for r in old_results],
+                [np.asarray(r) for r in new_results],
+            ),
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Step:
+    """The network after one step; losses and outputs before and after it."""
+
+    net: Any
+    state: Any
+    losses: tuple[float, float]
+    finite: bool
+    outputs: tuple[list[np.ndarray], list[np.ndarray]]
 
 
 def _loss(outputs: list[Any]) -> Any:
@@ -117,7 +140,7 @@ def params_of(net: Any) -> Any:
 
 
 def difference(a: list[np.ndarray], b: list[np.ndarray]) -> float:
-    """The largest difference of any output, against the largest entry of it."""
+    """The largest difference in any array, against its largest entry."""
     return max(
         float(np.max(np.abs(x - y)) / max(np.max(np.abs(y)), 1e-30))
         for x, y in zip(a, b, strict=True)
@@ -142,11 +165,9 @@ def prove(model: Model) -> Proof:
     start = time.process_time()
     anatomy = subject.trace()
     seconds = time.process_time() - start
-    state = OPTIMIZER.init(params_of(subject.net))
-    old, state, _, _ = subject.step(subject.net, anatomy, state)
-    expected = subject.run(old, anatomy)
-
-    growth, net, now, edits, reset = growths(anatomy), old, anatomy, [], 0
+    first = subject.step(subject.net, anatomy, OPTIMIZER.init(params_of(subject.net)))
+    growth, net, now, state = growths(anatomy), first.net, anatomy, first.state
+    edits, reset = [], 0
     for i, (init, sizes) in enumerate(growth.items()):
         new_sizes = {name: new for name, (_, new) in sizes.items()}
         edit = gn.plan(now, new_sizes, init=init)
@@ -157,30 +178,27 @@ def prove(model: Model) -> Proof:
         reset += sum(row.action == "reset" for row in report.rows)
         edits.append(edit)
         net, now = grown, edit.after
-    result = subject.run(net, now)
     true = now == subject.again(net, now)
+    second = subject.step(net, now, state)
 
-    back, smaller = net, now
+    back = net
     for edit in reversed(edits):
-        back, smaller = edit.inverse()(back), edit.before
-    returned = subject.run(back, smaller)
+        back = edit.inverse()(back)
     halves = {w.name: (w.size + 1) // 2 for w in now.all_widths if w.growable}
     halving = gn.plan(now, halves, allow_drift=True)
     halved = halving(net)
     shrunk = subject.run(halved, halving.after)
     true = true and halving.after == subject.again(halved, halving.after)
-
-    trained, state, before, grads = subject.step(net, now, state)
-    after = float(_loss([jnp.asarray(x) for x in subject.run(trained, now)]))
+    leaves = lambda tree: [np.asarray(x) for x in jax.tree.leaves(params_of(tree))]
     return Proof(
         anatomy,
         seconds,
         growth,
-        difference(result, expected),
-        difference(returned, expected),
+        difference(second.outputs[0], first.outputs[1]),
+        difference(leaves(back), leaves(first.net)),
         all(np.isfinite(x).all() for x in shrunk),
         true,
-        (before, after),
-        all(bool(jnp.isfinite(g).all()) for g in jax.tree.leaves(grads)),
+        second.losses,
+        second.finite,
         reset,
     )

@@ -204,32 +204,6 @@ def real_nvp() -> Parts:
     return net, (x,), lambda net, x: net.forward(x, jnp.zeros(5))
 
 
-@model("vision transformer, scanned layers", "jax-image-models flax", "jimm flax")
-def scanned_vision_transformer() -> Parts:
-    from flax import nnx
-    from jimm.models.vit import VisionTransformer
-
-    mesh = jax.make_mesh((1, 1), ("fsdp", "tensor"))
-
-    def call(net: Any, x: Any) -> Any:
-        with jax.set_mesh(mesh):
-            return net(x)
-
-    with jax.set_mesh(mesh):
-        net = VisionTransformer(
-            num_classes=5,
-            img_size=16,
-            patch_size=8,
-            num_layers=2,
-            num_heads=4,
-            mlp_dim=20,
-            hidden_size=24,
-            dropout_rate=0.0,
-            rngs=nnx.Rngs(0),
-        )
-    return net, (jr.normal(KEY, (1, 16, 16, 3)),), call
-
-
 # --- Flax Linen and Haiku: sizes stand in the code
 
 

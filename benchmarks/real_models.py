@@ -1,4 +1,4 @@
-"""The table of docs/real_models.md: other people's models, traced, grown and trained on.
+"""The table of docs/real_models.md: models of other people, put to the proof.
 
 pip install -e ".[real]" && python -m benchmarks.real_models [name ...]
 """

@@ -250,6 +250,8 @@ def _followed(
         # A consumer's value is scaled; its gradient is the producer's business.
         if not consumes:
             scale *= float(pair.consume.weights[rows.index(unit)])
+        # Where an entry is multiplied and the function stays, its gradient is divided.
+        scale /= edit.factors.get((number, axis, place), 1.0)
     return tuple(parents), scale
 
 
@@ -257,7 +259,7 @@ def _members(
     anatomy: Anatomy, number: int, axis: int
 ) -> Mapping[Place, tuple[Width, bool]]:
     return {
-        member.place: (width, i in width.cover)
+        member.place: (width, i in width.copied.cover)
         for width in anatomy.all_widths
         for i, member in enumerate(width.members)
         if (member.leaf, member.axis) == (number, axis)

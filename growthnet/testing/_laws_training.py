@@ -163,7 +163,7 @@ def _inseparable(edit: Edit, steps: list[Mapping[str, np.ndarray]]) -> str:
         for unit in range(change.old, change.new):
             size = apart = 0.0
             for i, member in enumerate(width.members):
-                if i in width.cover or member.path not in grads:
+                if i in width.copied.cover or member.path not in grads:
                     continue
                 one, other = (
                     entries_of(after, member, [u], grads[member.path])

@@ -39,6 +39,11 @@ class Leaf:
     initial: float | None = None
     reached: bool = True
 
+    @property
+    def mask(self) -> bool:
+        """Is it a mask? A newborn has that of another unit, whatever else it is."""
+        return self.dtype == "bool"
+
 
 @dataclasses.dataclass(frozen=True)
 class Member:

@@ -79,7 +79,7 @@ def change_openings(
         differs = open_after ^ before[name]
         for i, member in enumerate(width.members):
             path = member.path
-            if path not in arrays:
+            if path not in arrays or anatomy.leaves[member.leaf].mask:
                 continue
             where = marked_entries(anatomy, member, born)
             moved = marked_entries(anatomy, member, differs)
@@ -120,9 +120,10 @@ def _filled(
         m.path: fill_value(m, anatomy.leaves[m.leaf])
         for name in after
         for m in anatomy.widths[name].members
+        if not anatomy.leaves[m.leaf].mask
     }
     for path, mask in entry_masks(anatomy, after).items():
-        if path in arrays:
+        if path in arrays and path in fills:
             fill = jnp.asarray(fills[path], arrays[path].dtype)
             arrays[path] = jnp.where(mask, arrays[path], fill)
     return {path: arrays[path] for path in fills if path in arrays}

@@ -1,48 +1,27 @@
 """The second reading: what a network is at other sizes, rather than what it looks like.
 
-The network is rebuilt abstractly with every growable width more than doubled, each by
-another amount. If it then reads as the layouts predict, no size was hard-coded on the
-way. Where it doesn't, static integers that follow a width are searched, and widths for
-which that doesn't help are rigid, with the reason. The numbers that changed (the d of a
-`1/sqrt(d)`, the n of a mean) are told apart by the powers with which they changed.
+`_settle` rebuilds the network with every growable width larger. The numbers that
+changed with that (the d of a `1/sqrt(d)`, the n of a mean) are told apart here, by the
+powers with which they changed, and recipes are made of them.
 """
 
 import dataclasses
 import itertools as it
 import math
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Any, TypeAlias
 
 from ._anatomy import Anatomy, Recipe, Width
 from ._events import Number
 from ._exact import Powers, with_recipes
-from ._facts import Facts
-from ._reader import error_line
-from ._statics import Found, guesses, modules, retuned, static_floats, unowned_ints
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class First:
-    """One reading of a network: its anatomy (no recipes yet), and what that is from."""
-
-    source: Any
-    anatomy: Anatomy
-    facts: Facts
-
-    @property
-    def numbers(self) -> tuple[Number, ...]:
-        return self.facts.reading.numbers
-
-
-Read: TypeAlias = Callable[[Any], First]
+from ._settle import First, Read, Settling
+from ._statics import modules, retuned, static_floats
 
 
 def certified(first: First, read: Read) -> Anatomy:
     """The anatomy of a network, after it was read at other sizes."""
     certifier = _Certifier(first, read)
-    certifier.settle()
     powers, changing = certifier.powers()
     widths = []
     for width in certifier.widths():
@@ -60,149 +39,29 @@ def certified(first: First, read: Read) -> Anatomy:
     )
 
 
-FIXED = "a size is fixed in the code (the axes don't come out as they should)"
-
-
-def what_failed(error: Exception) -> str:
-    """Why a network can't be called at other sizes."""
-    # A replayed program says itself what failed, and where.
-    text = getattr(error, "text", str(error))
-    text = (text.strip().splitlines() or [""])[0][:200]
-    # Without its numbers, which are those of the second reading.
-    text = f"{type(error).__name__}: {re.sub(r'[0-9]+', 'n', text)}"
-    line = getattr(error, "line", error_line(error))
-    return f"{text}, at {line}" if line else text
+AllPowers: TypeAlias = dict[str, dict[int, Fraction | None]]
 
 
 class _Certifier:
     def __init__(self, first: First, read: Read):
-        self._first, self._read = first, read
+        self._first = first
         self._anatomy = first.anatomy
-        self.source = first.source
-        self._stuck: dict[str, str] = {}
-        self._readings: dict[tuple[str, ...], First | str] = {}
+        self._settling = Settling(first, read)
+        self._settling.settle()
 
-    # --- reading at other sizes
-
-    def _sizes(self, names: Sequence[str]) -> dict[str, int]:
-        # More than doubled, and each by another step: a size that the code computes
-        # from others (`n // 2`, `n // 16`) can't come out right by chance.
-        widths = self._anatomy.widths
-        return {n: 2 * widths[n].size + 1 + 3 * i for i, n in enumerate(names)}
-
-    def _probe(self, names: Sequence[str], source: Any = None) -> First | str:
-        """The network with these widths larger, or why it doesn't read."""
-        if source is not None:
-            return self._reading(names, source)
-        key = tuple(names)
-        if key not in self._readings:
-            self._readings[key] = self._reading(names, self.source)
-        return self._readings[key]
-
-    def _reading(self, names: Sequence[str], source: Any) -> First | str:
-        sizes = self._sizes(names)
-        try:
-            again = self._read(source.at(self._anatomy, sizes))
-        except Exception as error:
-            return what_failed(error)
-        return again if again.anatomy == self._anatomy.resized(sizes) else FIXED
-
-    def _names(self) -> list[str]:
-        """The widths that can grow, as far as is known."""
-        return [
-            w.name
-            for w in self._anatomy.all_widths
-            if w.growable and w.name not in self._stuck
-        ]
-
-    # --- static fields
-
-    def settle(self) -> None:
-        """Finds the static fields that follow widths, and the widths that are stuck."""
-        if self._works(self._names()):
-            return
-        self._guess()
-        for name in self._failing(self._names()):
-            if self._works([name]):  # since a field was found for another width
-                continue
-            found = self._search(self._anatomy.widths[name])
-            if found:
-                self._adopt(found)
-            else:
-                self._stuck[name] = str(self._probe([name]))
-
-    def _works(self, names: Sequence[str]) -> bool:
-        return not names or not isinstance(self._probe(names), str)
-
-    def _failing(self, names: list[str]) -> list[str]:
-        """The widths that don't grow alone."""
-        if self._works(names):
-            return []
-        if len(names) == 1:
-            return names
-        middle = len(names) // 2
-        return self._failing(names[:middle]) + self._failing(names[middle:])
-
-    def _adopt(self, found: Sequence[Found]) -> None:
-        self.source = self._with(found)
-        self._readings.clear()
-
-    def _with(self, found: Sequence[Found]) -> Any:
-        return dataclasses.replace(self.source, found=(*self.source.found, *found))
-
-    def _guess(self) -> None:
-        """Integers that equal just one width among their module's own leaves, if with
-        them everything works; without those that aren't needed for it."""
-        if self.source.replayed:
-            return  # No code runs that could read them.
-        names = self._names()
-        guessed = guesses(self.source.skeleton, self._anatomy)
-        if not guessed or isinstance(self._probe(names, self._with(guessed)), str):
-            return
-        known = dict(modules(self.source.skeleton))
-        kind = lambda f: (type(known[f[0]]).__name__, f[1], f[2])
-        for what in dict.fromkeys(map(kind, guessed)):
-            fewer = [f for f in guessed if kind(f) != what]
-            if not isinstance(self._probe(names, self._with(fewer)), str):
-                guessed = fewer
-        self._adopt(guessed)
-
-    def _search(self, width: Width) -> list[Found] | None:
-        """Static integers that follow this width: all that equal its size, then each.
-
-        Accepted only where the network then reads as predicted, so a field that equals
-        the size by chance (the number of spatial dimensions, a kernel size) is put
-        back.
-        """
-        if self.source.replayed:
-            return None
-        taken = {f[:3] for f in self.source.found}
-        candidates: list[Found] = [
-            (path, field, index, width.id)
-            for path, module in modules(self.source.skeleton)
-            for field, index, value in unowned_ints(module)
-            if value == width.size and (path, field, index) not in taken
-        ]
-        for attempt in [candidates, *([c] for c in candidates)]:
-            if attempt and not isinstance(
-                self._probe([width.name], self._with(attempt)), str
-            ):
-                return attempt
-        return None
+    @property
+    def source(self) -> Any:
+        return self._settling.source
 
     def widths(self) -> list[Width]:
         """The widths, with those that are stuck."""
+        stuck = self._settling.stuck
+        why = "the program doesn't work with another size: "
         return [
             dataclasses.replace(
-                w,
-                growable=False,
-                reasons=(
-                    *w.reasons,
-                    "the program doesn't work with another size: "
-                    f"{self._stuck[w.name]}",
-                ),
+                w, growable=False, reasons=(*w.reasons, why + stuck[w.name])
             )
-            if w.name in self._stuck
+            if w.name in stuck
             else w
             for w in self._anatomy.all_widths
         ]
@@ -212,35 +71,42 @@ class _Certifier:
     def powers(self) -> tuple[Mapping[str, Powers], set[str]]:
         """Per width, the numbers that go with its size; and the widths with which the
         program itself changes."""
-        powers: dict[str, dict[int, Fraction | None]] = {
-            w.name: {} for w in self._anatomy.all_widths
-        }
-        names = self._names()
-        together = self._probe(names) if names else self._first
-        alike = isinstance(together, First) and self._same_program(together)
-        unexplained = None
-        if alike and isinstance(together, First):
-            unexplained = _explained(self._pairs(together), self._ratios(names), powers)
-        if unexplained == []:
-            return powers, set()
-        changing = set()
-        for name in names:
-            alone = self._probe([name])
-            if isinstance(alone, str) or not self._same_program(alone):
-                changing.add(name)
-                continue
-            rest = self._pairs(alone)
-            if unexplained is not None:
-                rest = [p for p in rest if any(p[0] is n for n in unexplained)]
-            else:
-                powers[name].clear()
-            ratios = self._ratios([name])
-            for number in _explained(rest, ratios, powers):
-                powers[name][id(number.value)] = None
+        powers: AllPowers = {w.name: {} for w in self._anatomy.all_widths}
+        changing: set[str] = set()
+        self._account(self._settling.names(), None, powers, changing)
         return powers, changing
 
+    def _account(
+        self,
+        names: Sequence[str],
+        among: Sequence[Number] | None,
+        powers: AllPowers,
+        changing: set[str],
+    ) -> None:
+        """Accounts for the numbers (all, or those `among`) that go with these widths:
+        together where their powers tell which goes with which, else by halves."""
+        if not names:
+            return
+        reading = self._settling.probe(names)
+        rest = among
+        if isinstance(reading, First) and self._same_program(reading):
+            pairs = self._pairs(reading)
+            if among is not None:
+                pairs = [p for p in pairs if any(p[0] is n for n in among)]
+            rest = _explained(pairs, self._ratios(names), powers)
+            if len(names) == 1:
+                powers[names[0]].update((id(n.value), None) for n in rest)
+            if len(names) == 1 or not rest:
+                return
+        elif len(names) == 1:
+            changing.add(names[0])
+            return
+        middle = len(names) // 2
+        for half in (names[:middle], names[middle:]):
+            self._account(half, rest, powers, changing)
+
     def _ratios(self, names: Sequence[str]) -> dict[str, float]:
-        sizes = self._sizes(names)
+        sizes = self._settling.sizes(names)
         return {n: s / self._anatomy.widths[n].size for n, s in sizes.items()}
 
     def _same_program(self, other: First) -> bool:
@@ -259,7 +125,7 @@ class _Certifier:
 def _explained(
     pairs: Sequence[tuple[Number, float]],
     ratios: Mapping[str, float],
-    powers: dict[str, dict[int, Fraction | None]],
+    powers: AllPowers,
 ) -> list[Number]:
     """Fills in powers; the numbers that stay unexplained are returned."""
     rest = []

@@ -115,6 +115,21 @@ _ONLY_ORDER = set(
 _ROOTS = {"sqrt": Fraction(1, 2), "rsqrt": Fraction(-1, 2), "cbrt": Fraction(1, 3)}
 
 
+def blanks(tapes: Iterable[Tape]) -> frozenset[int]:
+    """Values that are zero or infinite whatever the width: any power fits them."""
+    walk = Degrees(
+        lambda value, dims: 0,
+        lambda value, dims: frozenset(),
+        UnitSilence(lambda value, dims: 0, lambda value, dims: frozenset()),
+        {},
+        copies=False,
+        sharers=frozenset(),
+        unknowns=frozenset(),
+    )
+    walk.solve(tapes)
+    return frozenset(i for i, form in walk._known.items() if form is None)
+
+
 class Degrees:
     """One walk for one width.
 
@@ -128,6 +143,7 @@ class Degrees:
     - `copies`: are units copied (every sum over them grows), or are new ones silent?
     - `sharers`: members whose copies share, so that their sums stay.
     - `unknowns`: members that may be scaled.
+    - `blanks`: see the function of that name; without it, every step is looked at.
     """
 
     def __init__(
@@ -140,11 +156,13 @@ class Degrees:
         copies: bool,
         sharers: frozenset[Any],
         unknowns: frozenset[Any],
+        blanks: frozenset[int] | None = None,
     ):
         self._count, self._members, self._silence = count, members, silence
         self._powers, self._copies = powers, copies
         self._sharers, self._unknowns = sharers, unknowns
-        self._known: dict[int, Form | None] = {}
+        self._whole = blanks is None
+        self._known: dict[int, Form | None] = dict.fromkeys(blanks or ())
         self.equations = Equations()
 
     def solve(self, tapes: Iterable[Tape]) -> dict[Unknown, Fraction]:
@@ -231,7 +249,7 @@ class Degrees:
                 self._pieces(step)
             elif step.bodies:
                 self._walk(step.bodies[0])
-            else:
+            elif self._whole or not self._idle(step):
                 # A leaf that is only moved about is looked up where it is used: a
                 # part of it may be scaled where the whole isn't.
                 moved = name in _MOVES and self._raw(step.ins[0])
@@ -248,6 +266,15 @@ class Degrees:
         self._walk(body)
         for piece, whole in zip(body.outs, step.outs, strict=True):
             self._known[id(whole)] = self.form(piece)
+
+    def _idle(self, step: Step) -> bool:
+        """Does nothing here have the width's units, or scale? Then nothing will."""
+        known, powers = self._known, self._powers
+        if any(known.get(id(v)) or id(v) in powers for v in step.ins):
+            return False
+        return not any(
+            self._count(v, range(len(v.dims))) for v in (*step.ins, *step.outs)
+        )
 
     def _scan(self, step: Step) -> None:
         (body,) = step.bodies

@@ -376,6 +376,7 @@ class _Analysis:
             copies=copies,
             sharers=sharers,
             unknowns=unknowns,
+            blanks=self.facts.blanks,
         )
         try:
             solution = degrees.solve(self.facts.reading.tapes)

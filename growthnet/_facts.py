@@ -4,6 +4,7 @@ import dataclasses
 import functools as ft
 from collections.abc import Iterable, Sequence
 
+from ._degrees import blanks
 from ._events import (
     Contraction,
     Interface,
@@ -45,6 +46,7 @@ class Facts:
         self.reading = reading
         self._ids: dict[Node, int] = {}
         self._inside: dict[Node, tuple[int | None, ...]] = {}
+        self._mentioned: dict[Value, frozenset[int | None]] = {}
         self.layouts: list[tuple[Layout, ...]] = [
             tuple(
                 reading.solver.layout(
@@ -98,6 +100,11 @@ class Facts:
                         fact.stacks.append(event)
 
     @ft.cached_property
+    def blanks(self) -> frozenset[int]:
+        """The values of which `_degrees` finds that any power fits them."""
+        return blanks(self.reading.tapes)
+
+    @ft.cached_property
     def _touches(self) -> dict[Role, set[tuple[int, int]]]:
         found: dict[Role, set[tuple[int, int]]] = {role: set() for role in Role}
         for event in self.reading.events:
@@ -120,8 +127,18 @@ class Facts:
             self._inside[node] = found
         return found
 
+    def mentioned(self, value: Value) -> frozenset[int | None]:
+        """The atoms in a value's axes."""
+        found = self._mentioned.get(value)
+        if found is None:
+            found = frozenset(i for node in value.dims for i in self.inside(node))
+            self._mentioned[value] = found
+        return found
+
     def count(self, id: int, value: Value, dims: Sequence[int]) -> int:
         """How often an atom occurs in some axes of a value."""
+        if id not in self.mentioned(value):
+            return 0
         return sum(self.inside(value.dims[d]).count(id) for d in dims)
 
     def members(self, fact: Fact, value: Value, dims: Sequence[int]) -> frozenset[Key]:

@@ -1,8 +1,7 @@
 """What an edit writes into the entries of newborn units."""
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any, TYPE_CHECKING
+from typing import Any, TYPE_CHECKING, TypeAlias
 
 import jax.random as jr
 import numpy as np
@@ -10,7 +9,7 @@ import numpy as np
 from ._anatomy import Member, Width
 from ._draws import draw_host, fill_value, key_words, uniform
 from ._inits import Clone, Rows
-from ._layout import edit_axis, positions
+from ._layout import edit_axis, Layout, positions
 from ._maps import LeafEdit, MapPair
 
 
@@ -51,7 +50,34 @@ class Entries:
         return np.where(self.where, values.astype(array.dtype), array)
 
 
-def newborn_entries(edit: "Edit", key: Any) -> Mapping[str, list]:
+@dataclasses.dataclass(frozen=True, eq=False)
+class Repeated:
+    """The marked entries of a leaf repeat those of units that were there before."""
+
+    where: np.ndarray
+    member: Member
+    layout: Layout
+    kept: int
+
+    def write(self, array: np.ndarray) -> np.ndarray:
+        def repeat(part: np.ndarray, axis: int) -> np.ndarray:
+            born = np.arange(part.shape[axis] - self.kept)
+            source = np.concatenate([np.arange(self.kept), born % self.kept])
+            return np.take(part, source, axis)
+
+        found = edit_axis(
+            array,
+            self.member.axis,
+            self.layout,
+            lambda place, _: repeat if place == self.member.place else None,
+        )
+        return np.where(self.where, found, array)
+
+
+Writes: TypeAlias = dict[str, list[Any]]
+
+
+def newborn_entries(edit: "Edit", key: Any) -> Writes:
     """Per leaf path, what to write, in order: covers come last, so that an entry that
     is newborn along two axes is silent if either asks for it.
 
@@ -69,8 +95,8 @@ def newborn_entries(edit: "Edit", key: Any) -> Mapping[str, list]:
     if key is None and not silent:
         raise ValueError(f"growing {growing[0].name!r} draws its newborns: pass `key=`")
     words = np.zeros(2, np.uint32) if silent else np.asarray(key_words(key))
-    writes: dict[str, list[Entries]] = {}
-    covers: dict[str, list[Entries]] = {}
+    writes: Writes = {}
+    covers: Writes = {}
     for change in growing:
         width = edit.after.widths[change.name]
         recipe = width.copied if isinstance(init, Clone) else width.silent
@@ -83,7 +109,12 @@ def newborn_entries(edit: "Edit", key: Any) -> Mapping[str, list]:
                     covers.setdefault(member.path, []).append(entries)
                 continue
             born = _born(leaf_edit, member)
-            if covered and init != "drawn":
+            leaf = edit.after.leaves[member.leaf]
+            if leaf.mask and change.kept and not covered:
+                layout = leaf.layouts[member.axis]
+                repeated = Repeated(born, member, layout, len(change.kept))
+                writes.setdefault(member.path, []).append(repeated)
+            elif covered and init != "drawn":
                 zeros = Entries(born, np.zeros((), np.float32))
                 covers.setdefault(member.path, []).append(zeros)
             else:
@@ -94,12 +125,12 @@ def newborn_entries(edit: "Edit", key: Any) -> Mapping[str, list]:
     return writes
 
 
-def _rows(edit: "Edit", init: Rows, key: Any) -> dict[str, list[RowEntries]]:
+def _rows(edit: "Edit", init: Rows, key: Any) -> Writes:
     drawn = init.how == "drawn" and any(c.born for c in edit.changes)
     if drawn and key is None:
         raise ValueError(f"rows of {edit.changes[0].name!r} are drawn: pass `key=`")
     words = np.asarray(key_words(key)) if drawn else np.zeros(2, np.uint32)
-    writes: dict[str, list[RowEntries]] = {}
+    writes: Writes = {}
     for change in edit.changes:
         for member in (
             edit.groups(edit.after)[change.name].members if change.born else ()

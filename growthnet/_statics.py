@@ -13,16 +13,17 @@ from typing import Any, TypeAlias
 import equinox as eqx
 import jax.tree_util as jtu
 
-from ._anatomy import Anatomy
 from ._layer_statics import LAYERS
-from ._paths import array_leaves, is_array, within
+from ._layout import Layout
+from ._paths import array_leaves, is_array
 
 
 StaticsRule: TypeAlias = Callable[[Any, Any], Mapping[str, Any]]
 """`(old module, new module) -> fields to set`: the new one has its new arrays."""
 
-Found: TypeAlias = tuple[str, str, int | None, int]
-"""A field found by search: module path, field, index in a tuple, width id."""
+Found: TypeAlias = tuple[str, str, int | None, Layout]
+"""A field found by search: module path, field, index in a tuple, and the layout (a
+width, or heads x head_dim) whose size it is."""
 
 _RULES: dict[type, StaticsRule] = {}
 
@@ -243,25 +244,9 @@ def static_floats(module: Any):
             yield field.name, value
 
 
-def guesses(tree: Any, anatomy: Anatomy) -> list[Found]:
-    """Integer fields that equal just one width among their module's own leaves."""
-    found: list[Found] = []
-    for path, module in modules(tree):
-        ids: dict[int, set[int]] = {}
-        for width in anatomy.all_widths:
-            if width.growable and any(within(m.path, path) for m in width.members):
-                ids.setdefault(width.size, set()).add(width.id)
-        for field, index, value in unowned_ints(module):
-            if len(ids.get(value, ())) == 1:
-                found.append((path, field, index, next(iter(ids[value]))))
-    return found
-
-
 def _mlp(old: Any, new: Any) -> dict[str, Any]:
     """`width_size` has a true value only while all hidden layers agree."""
-    weights = [layer.weight for layer in new.layers[:-1]]
-    # A tree of the other leaves of a network (its integers) has no weights.
-    hidden = {new.width_size if w is None else w.shape[-2] for w in weights}
+    hidden = set(_hidden(new))
     return {
         "in_size": new.layers[0].in_features,
         "out_size": new.layers[-1].out_features,
@@ -270,12 +255,24 @@ def _mlp(old: Any, new: Any) -> dict[str, Any]:
     }
 
 
+def _hidden(mlp: eqx.nn.MLP) -> list[int]:
+    """Its hidden sizes, also where a weight is wrapped into what makes it; none in a
+    tree of a network's other leaves."""
+    sizes = []
+    for layer in mlp.layers[:-1]:
+        for array, axis in ((layer.weight, -2), (layer.bias, -1)):
+            if is_array(array):
+                sizes.append(array.shape[axis])
+                break
+    return sizes
+
+
 def untrue_fields(tree: Any) -> list[str]:
     """Fields that no longer have one true value, as `path.field = value (why)`."""
     found = []
     for path, module in modules(tree):
         if isinstance(module, eqx.nn.MLP):
-            hidden = [layer.weight.shape[-2] for layer in module.layers[:-1]]
+            hidden = _hidden(module)
             if len(set(hidden)) > 1:
                 name = f"{path}.width_size" if path else "width_size"
                 sizes = ", ".join(map(str, hidden))

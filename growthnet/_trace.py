@@ -8,9 +8,10 @@ import jax
 
 from ._anatomy import Anatomy
 from ._asked import asked_calls, failure
-from ._certify import certified, First, FIXED, what_failed
+from ._certify import certified
 from ._facts import Facts
 from ._initials import state_fields, with_initials
+from ._layout import resized, size_of
 from ._paths import array_leaves, map_arrays
 from ._programs import abstract, Program, traced
 from ._read import read
@@ -18,6 +19,7 @@ from ._reader import error_line, Reading
 from ._replayed import Recording, Replayed
 from ._resolve import resolve
 from ._rules import RULES
+from ._settle import First, FIXED, what_failed
 from ._statics import Found, modules, retuned
 
 
@@ -86,12 +88,13 @@ def fields_at(
     by_id = {w.id: w.size for w in after.groups}
     known = dict(modules(skeleton)) if found else {}
     fields: dict[str, dict[str, Any]] = {}
-    for path, field, index, id in found:
+    for path, field, index, layout in found:
+        size = size_of(resized(layout, by_id))
         if index is None:
-            value: Any = by_id[id]
+            value: Any = size
         else:
             value = list(fields.get(path, {}).get(field, getattr(known[path], field)))
-            value[index] = by_id[id]
+            value[index] = size
             value = tuple(value)
         fields.setdefault(path, {})[field] = value
     return fields

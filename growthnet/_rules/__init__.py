@@ -6,6 +6,7 @@ from ._collective import COLLECTIVES
 from ._contract import CONTRACTIONS
 from ._conv import CONVOLUTIONS
 from ._elementwise import ELEMENTWISE
+from ._equinox import EQUINOX
 from ._index import INDEXING
 from ._linalg import LINALG
 from ._loops import LOOPS
@@ -30,4 +31,5 @@ RULES: dict[str, Rule] = {
     **CALLS,
     **LOOPS,
     **COLLECTIVES,
+    **EQUINOX,
 }

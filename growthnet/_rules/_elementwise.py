@@ -46,7 +46,11 @@ def elementwise(reader: Reader, eqn: Any, values: tuple[Value, ...]) -> list[Val
             product=product,
         )
     else:
-        origins = joined_origins(values)
+        masked = name == "select_n" and _is_mask(values[0])
+        if masked:
+            for d in range(len(values[0].dims)):
+                reader.touch(values[0], d, Role.SCALE)
+        origins = joined_origins(values[masked:])
         result = Value(
             dims,
             kind,
@@ -58,6 +62,12 @@ def elementwise(reader: Reader, eqn: Any, values: tuple[Value, ...]) -> list[Val
         )
         _note_singular(reader, name, values)
     return [result] * len(eqn.outvars)
+
+
+def _is_mask(value: Value) -> bool:
+    """Is this a leaf of booleans, moved about at most? It isn't trained, and what it
+    masks goes linearly with what is trained."""
+    return value.kind == Kind.PARAM and value.linear and bool(value.origins)
 
 
 def _note_roles(reader: Reader, name: str, values: Sequence[Value]) -> None:
@@ -130,7 +140,7 @@ def _linear(name: str, values: Sequence[Value]) -> bool:
     if name == "div":
         return len(leaves) == 0 or leaves == [values[0]]
     if name == "select_n":
-        return values[0].kind == Kind.CONST
+        return values[0].kind == Kind.CONST or _is_mask(values[0])
     return not leaves or name in _LINEAR
 
 

@@ -1,0 +1,121 @@
+"""Which static fields follow widths, which widths are stuck, and at what cost."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import pytest
+
+import growthnet as gn
+from growthnet import _settle
+
+
+class Attention(eqx.Module):
+    """Its sizes are fields, one of them a product that nothing else tells."""
+
+    query: jax.Array
+    out: jax.Array
+    size: int = eqx.field(static=True)
+    heads: int = eqx.field(static=True)
+
+    def __init__(self, width: int, heads: int, dim: int):
+        self.query = jr.normal(jr.key(0), (heads * dim, width))
+        self.out = jr.normal(jr.key(1), (width, heads * dim))
+        self.size, self.heads = heads * dim, heads
+
+    def __call__(self, x):
+        y = (x @ self.query.T).reshape(-1, self.heads, self.size // self.heads)
+        return jax.nn.tanh(y).reshape(-1, self.size) @ self.out.T
+
+
+def test_a_field_that_is_a_product_of_widths_follows_both(getkey):
+    net = Attention(5, 2, 3)
+    x = jr.normal(getkey(), (4, 5))
+    anatomy = gn.trace(net, x)
+    assert anatomy.sizes == {"query": 2, "query/1": 3}
+    grown = gn.resize(net, anatomy, {"query": 4, "query/1": 7}, key=getkey())
+    assert (grown.heads, grown.size) == (4, 28)
+    assert jnp.allclose(grown(x), net(x), rtol=1e-5, atol=1e-5)
+
+
+def test_a_field_that_equals_a_product_by_chance_stays(getkey):
+    # Three units of two and a kernel size of six: only the heads are needed.
+    class Odd(Attention):
+        kernel: int = eqx.field(static=True, default=6)
+
+        def __init__(self):
+            super().__init__(5, 2, 3)
+            self.kernel = 6
+
+        def __call__(self, x):
+            return super().__call__(x) + jnp.zeros(self.kernel).sum()
+
+    net = Odd()
+    x = jr.normal(getkey(), (4, 5))
+    grown = gn.resize(net, gn.trace(net, x), {"query/1": 7}, key=getkey())
+    assert (grown.kernel, grown.size) == (6, 14)
+
+
+class Counted:
+    """Counts readings at other sizes."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch):
+        self.count = 0
+        read = _settle.Settling._reading
+
+        def reading(*args):
+            self.count += 1
+            return read(*args)
+
+        monkeypatch.setattr(_settle.Settling, "_reading", reading)
+
+
+def _layers(n: int, size: int) -> list[dict[str, jax.Array]]:
+    shapes = {"up": (5, size), "down": (size, 5)}
+    return [{k: jr.normal(jr.key(i), s) for k, s in shapes.items()} for i in range(n)]
+
+
+def test_what_stops_alike_layers_is_found_in_few_readings(monkeypatch):
+    def call(net, x):
+        for p in net:
+            # The size stands in the code.
+            x = x + (x @ p["up"]).reshape(-1, 2, 3).reshape(-1, 6) @ p["down"]
+        return x
+
+    counted = Counted(monkeypatch)
+    anatomy = gn.trace(_layers(20, 6), jnp.ones((4, 5)), call=call)
+    assert len(anatomy.all_widths) == 40 and not any(
+        w.growable for w in anatomy.all_widths
+    )
+    why = "the program doesn't work with another size: TypeError"
+    assert all(w.reasons[0].startswith(why) for w in anatomy.all_widths)
+    assert counted.count <= 10
+
+
+def test_a_layer_that_differs_among_alike_ones_is_told_apart(monkeypatch):
+    def call(net, x):
+        for i, p in enumerate(net):
+            h = x @ p["up"]
+            x = x + (h.reshape(-1, 6) if i == 0 else h) @ p["down"]
+        return x
+
+    anatomy = gn.trace(_layers(8, 6), jnp.ones((4, 5)), call=call)
+    growable = [w.growable for w in anatomy.all_widths]
+    assert growable == [False] + 7 * [True]
+
+
+def test_numbers_are_accounted_for_in_few_readings(monkeypatch):
+    # The mean's divisor changes as the others' would: 2 * 3 + 1 is to 3 as 4 * 7 to 12.
+    def call(net, x):
+        for p in net:
+            h = x @ p["up"]
+            x = x + (h / jnp.sqrt(p["up"].shape[1])) @ p["down"]
+        return x
+
+    counted = Counted(monkeypatch)
+    net = [*_layers(6, 12), *_layers(6, 3)]
+    anatomy = gn.trace(net, jnp.ones((4, 5)), call=call)
+    for width in anatomy.all_widths:
+        assert width.exactness("zero_out")[0] == "exact"
+        assert len(width.silent.scales) == 1
+    assert counted.count <= 2

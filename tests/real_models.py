@@ -3,6 +3,7 @@
 Packages are imported where they are used, so that whoever lacks one can use the rest.
 Weights are random and sizes small; nothing is downloaded.
 """
+# pyright: reportMissingImports=false
 
 import dataclasses
 from collections.abc import Callable

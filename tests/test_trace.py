@@ -2,6 +2,7 @@
 
 import equinox as eqx
 import jax
+import jax.extend.core as jexc
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
@@ -194,7 +195,7 @@ def test_an_order_of_units_is_rigid_with_its_line():
     assert "test_trace.py" in width.reasons[0] and "(ordered)" in width.reasons[0]
 
 
-mystery_p = jax.extend.core.Primitive("mystery")
+mystery_p = jexc.Primitive("mystery")
 mystery_p.def_abstract_eval(lambda x: x)
 
 

@@ -5,6 +5,7 @@ import jax.extend.core as jexc
 import jax.numpy as jnp
 import jax.random as jr
 import pytest
+from jax.core import ShapedArray
 from jax.experimental import pallas as pl
 from jax.interpreters import mlir
 
@@ -61,7 +62,7 @@ def made(name, function):
     primitive.def_impl(results)
     primitive.def_abstract_eval(
         lambda *avals: [
-            jax.core.ShapedArray(o.shape, o.dtype)
+            ShapedArray(o.shape, o.dtype)
             for o in jax.eval_shape(results, *avals)
         ]
     )

@@ -8,6 +8,7 @@ import collections
 import importlib.metadata
 import platform
 import re
+import sys
 import time
 import warnings
 
@@ -69,11 +70,11 @@ def row(model: Model, proof: Proof) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("names", nargs="*", default=list(MODELS), choices=list(MODELS))
+    parser.add_argument("names", nargs="*", metavar="name")
     warnings.simplefilter("ignore")
     print("| " + " | ".join(COLUMNS) + " |")
     print("|" + "---|" * len(COLUMNS))
-    for name in parser.parse_args().names:
+    for name in parser.parse_args().names or MODELS:
         start = time.perf_counter()
         proof = prove(MODELS[name])
         print(row(MODELS[name], proof), flush=True)
@@ -83,7 +84,8 @@ def main() -> None:
         print(
             f"{name}: {'all held' if held and moved else 'DOES NOT HOLD'}; losses "
             f"{proof.losses[0]:.6f}, {proof.losses[1]:.6f}; round trip "
-            f"{proof.round_trip:.0e}; {seconds:.0f} s"
+            f"{proof.round_trip:.0e}; {seconds:.0f} s",
+            file=sys.stderr,
         )
     print(f"Python {platform.python_version()}, jax {jax.__version__}, CPU")
 

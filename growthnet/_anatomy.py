@@ -399,6 +399,8 @@ class Anatomy:
 
 def span(layout: Layout, place: Place) -> tuple[int, int]:
     """First and last-plus-one index of the atom at `place`."""
+    if isinstance(layout, Atom):
+        return 0, layout.size
     here = spread(
         layout,
         lambda p, atom: np.full(atom.size, p == place),

@@ -143,7 +143,8 @@ class Degrees:
     - `copies`: are units copied (every sum over them grows), or are new ones silent?
     - `sharers`: members whose copies share, so that their sums stay.
     - `unknowns`: members that may be scaled.
-    - `blanks`: see the function of that name; without it, every step is looked at.
+    - `blanks`, `touches`: values that any power fits, and whether a step has to do with
+        the width; with these, only such steps are looked at, and what follows on them.
     """
 
     def __init__(
@@ -156,13 +157,14 @@ class Degrees:
         copies: bool,
         sharers: frozenset[Any],
         unknowns: frozenset[Any],
-        blanks: frozenset[int] | None = None,
+        blanks: Iterable[int] = (),
+        touches: Callable[[Step], bool] = lambda step: True,
     ):
         self._count, self._members, self._silence = count, members, silence
         self._powers, self._copies = powers, copies
         self._sharers, self._unknowns = sharers, unknowns
-        self._whole = blanks is None
-        self._known: dict[int, Form | None] = dict.fromkeys(blanks or ())
+        self._touches = touches
+        self._known: dict[int, Form | None] = dict.fromkeys(blanks)
         self.equations = Equations()
 
     def solve(self, tapes: Iterable[Tape]) -> dict[Unknown, Fraction]:
@@ -249,7 +251,7 @@ class Degrees:
                 self._pieces(step)
             elif step.bodies:
                 self._walk(step.bodies[0])
-            elif self._whole or not self._idle(step):
+            elif not self._idle(step):
                 # A leaf that is only moved about is looked up where it is used: a
                 # part of it may be scaled where the whole isn't.
                 moved = name in _MOVES and self._raw(step.ins[0])
@@ -269,12 +271,10 @@ class Degrees:
 
     def _idle(self, step: Step) -> bool:
         """Does nothing here have the width's units, or scale? Then nothing will."""
-        known, powers = self._known, self._powers
-        if any(known.get(id(v)) or id(v) in powers for v in step.ins):
+        if self._touches(step):
             return False
-        return not any(
-            self._count(v, range(len(v.dims))) for v in (*step.ins, *step.outs)
-        )
+        known, powers = self._known, self._powers
+        return not any(known.get(id(v)) or id(v) in powers for v in step.ins)
 
     def _scan(self, step: Step) -> None:
         (body,) = step.bodies

@@ -62,6 +62,7 @@ class _Analysis:
         self.fact: Fact = facts.atoms[width.id]
         self.keys = [(m.leaf, m.axis, m.place) for m in width.members]
         self._silence: UnitSilence | None = None
+        self._members: dict[tuple[Value, tuple[int, ...]], frozenset[Key]] = {}
 
     # --- what both need
 
@@ -69,7 +70,10 @@ class _Analysis:
         return self.facts.count(self.width.id, value, dims)
 
     def members(self, value: Value, dims: Sequence[int]) -> frozenset[Key]:
-        return self.facts.members(self.fact, value, dims)
+        asked = (value, tuple(dims))
+        if asked not in self._members:
+            self._members[asked] = self.facts.members(self.fact, value, dims)
+        return self._members[asked]
 
     def zeroed(self, value: Value, dims: Sequence[int]) -> frozenset[Key] | None:
         """The members whose zeros silence a value made of leaves."""
@@ -377,6 +381,7 @@ class _Analysis:
             sharers=sharers,
             unknowns=unknowns,
             blanks=self.facts.blanks,
+            touches=lambda step: self.facts.touches(self.width.id, step),
         )
         try:
             solution = degrees.solve(self.facts.reading.tapes)

@@ -18,6 +18,7 @@ from ._events import (
 )
 from ._layout import Layout, occurrences, Place, positions
 from ._reader import Reading, spots
+from ._tape import Step
 from ._unify import Node
 
 
@@ -47,6 +48,7 @@ class Facts:
         self._ids: dict[Node, int] = {}
         self._inside: dict[Node, tuple[int | None, ...]] = {}
         self._mentioned: dict[Value, frozenset[int | None]] = {}
+        self._touched: dict[Step, frozenset[int | None]] = {}
         self.layouts: list[tuple[Layout, ...]] = [
             tuple(
                 reading.solver.layout(
@@ -134,6 +136,14 @@ class Facts:
             found = frozenset(i for node in value.dims for i in self.inside(node))
             self._mentioned[value] = found
         return found
+
+    def touches(self, id: int, step: Step) -> bool:
+        """Does an atom occur in what goes into a step, or comes out?"""
+        found = self._touched.get(step)
+        if found is None:
+            found = frozenset().union(*map(self.mentioned, (*step.ins, *step.outs)))
+            self._touched[step] = found
+        return id in found
 
     def count(self, id: int, value: Value, dims: Sequence[int]) -> int:
         """How often an atom occurs in some axes of a value."""

@@ -68,12 +68,12 @@ class _Subject:
 
     def again(self, net: Any, anatomy: Anatomy) -> Anatomy:
         """A trace of another network, which `anatomy` should describe."""
-        call = anatomy.program() if self._replay else self._call
+        call = self._call if not self._replay else anatomy.program(allow_drift=True)
         return gn.trace(net, *self.args, call=call)
 
     def outputs(self, anatomy: Anatomy) -> Callable[[Any], list[Any]]:
         """The inexact outputs as a function of the network."""
-        call = anatomy.program() if self._replay else self._call
+        call = self._call if not self._replay else anatomy.program(allow_drift=True)
 
         def run(net: Any) -> list[Any]:
             results = jax.tree.leaves(call(net, *self.args))

@@ -20,7 +20,15 @@ from ._events import Number
 from ._exact import Powers, with_recipes
 from ._facts import Facts
 from ._reader import error_line
-from ._statics import Found, guesses, modules, retuned, static_floats, unowned_ints
+from ._statics import (
+    fitting,
+    Found,
+    guesses,
+    modules,
+    retuned,
+    static_floats,
+    unowned_ints,
+)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -88,7 +96,8 @@ class _Certifier:
         # More than doubled, and each by another step: a size that the code computes
         # from others (`n // 2`, `n // 16`) can't come out right by chance.
         widths = self._anatomy.widths
-        return {n: 2 * widths[n].size + 1 + 3 * i for i, n in enumerate(names)}
+        sizes = {n: 2 * widths[n].size + 1 + 3 * i for i, n in enumerate(names)}
+        return fitting(self.source.skeleton, self._anatomy, sizes)
 
     def _probe(self, names: Sequence[str], source: Any = None) -> First | str:
         """The network with these widths larger, or why it doesn't read."""

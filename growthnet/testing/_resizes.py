@@ -9,6 +9,7 @@ import numpy as np
 
 from .._anatomy import Anatomy, Width
 from .._layout import Layout, occurrences, Prod, Sum
+from .._statics import fitting
 from ._modules import Sizes
 from ._networks import Case
 from ._ops import OPS, read
@@ -113,17 +114,19 @@ def resizes(
     menus = {name: menu for name, menu in menus.items() if menu and name in old}
     if not menus:
         raise ValueError(f"no width can change by {kind!r}:\n{anatomy}")
-    return _resizes(old, menus)
+    return _resizes(anatomy, menus)
 
 
 @st.composite
 def _resizes(
-    draw: Callable[..., Any], old: Mapping[str, int], menus: Mapping[str, Sizes]
+    draw: Callable[..., Any], anatomy: Anatomy, menus: Mapping[str, Sizes]
 ) -> Resize:
+    old = anatomy.sizes
     names = draw(
         st.lists(st.sampled_from(sorted(menus)), min_size=1, unique=True).map(sorted)
     )
     sizes = {name: draw(st.sampled_from(menus[name])) for name in names}
+    sizes = _together(anatomy, sizes)
     keep = {
         name: tuple(draw(st.permutations(range(old[name])))[:size])
         for name, size in sizes.items()
@@ -141,4 +144,13 @@ def sample_resize(anatomy: Anatomy, rng: np.random.Generator) -> Resize:
             sizes[width.name] = size
             if size < width.size:
                 keep[width.name] = rng.permutation(width.size)[:size]
-    return Resize(sizes, keep, int(rng.integers(2**16)))
+    fit = _together(anatomy, sizes)
+    keep = keep if fit == sizes else {}
+    return Resize(fit, keep, int(rng.integers(2**16)))
+
+
+def _together(anatomy: Anatomy, sizes: Mapping[str, int]) -> dict[str, int]:
+    """Sizes that the network can be built at: a factory may set several at once."""
+    if anatomy.source is None:
+        return dict(sizes)
+    return fitting(anatomy.source.skeleton, anatomy, sizes)

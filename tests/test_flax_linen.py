@@ -1,5 +1,7 @@
 """Flax Linen: variables with their factory, and variables alone."""
 
+from typing import Any
+
 import equinox as eqx
 import flax.linen as nn
 import jax
@@ -92,18 +94,18 @@ def test_laws_hold_for_an_mlp():
         return linen(MLP, {"features": features})
 
     net = linen(MLP, {"features": (6, 5)})
-    check_network(net, X, build=build)
+    check_network(net, X, build=build, examples=2)
     optimizer_follows(Case("linen", net, (X,)), Resize({"params.Dense_0": 8}))
 
 
 def test_laws_hold_with_batch_normalisation():
     net = linen(normed, {"features": (6,)})
-    check_network(net, X, examples=2)
+    check_network(net, X, examples=1)
 
     def train(net, x):
         return net(x, train=True, mutable=["batch_stats"])
 
-    report = check_network(net, X, call=train, examples=2)
+    report = check_network(net, X, call=train, examples=1)
     paths = {m.path for w in report.anatomy.all_widths for m in w.members}
     assert "batch_stats.BatchNorm_0.mean" in paths
     grown = gn.resize(net, report.anatomy, {"params.Dense_0": 8}, key=jr.key(0))
@@ -120,7 +122,7 @@ def test_one_argument_may_set_several_widths():
     wider = gn.resize(net, anatomy, {names[0]: 6, names[1]: 12}, key=jr.key(1))
     assert wider.sizes == {"h": 6}
     assert jnp.allclose(wider(X), net(X), atol=1e-6)
-    check_network(net, X, examples=2)
+    check_network(net, X, examples=1)
 
 
 @pytest.mark.parametrize(
@@ -223,7 +225,7 @@ def test_a_run_with_running_statistics():
     old = net.variables["batch_stats"]["BatchNorm_0"]
     assert (stats["mean"][:6] != old["mean"]).all()
     assert (stats["var"][8:] == 1).all() and (stats["mean"][8:] == 0).all()
-    y = run.net.module.apply(run.net.variables, X)
+    y: Any = run.net.module.apply(run.net.variables, X)
     assert jnp.allclose(y, run.net(X))
 
 
@@ -247,5 +249,7 @@ def test_variables_alone_can_be_edited_at_their_size_only():
     assert "ScopeParamShapeError" in reason
     order = np.array([3, 1, 5, 0, 2, 4])
     edit = gn.plan(anatomy, {"params.Dense_0": 6}, keep={"params.Dense_0": order})
-    same = module.apply(edit(variables), X)
-    assert jnp.allclose(same, module.apply(variables, X), atol=1e-6)
+    same, before = (
+        np.asarray(module.apply(v, X)) for v in (edit(variables), variables)
+    )
+    assert np.allclose(same, before, atol=1e-6)

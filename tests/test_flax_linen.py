@@ -1,5 +1,6 @@
 """Flax Linen: variables with their factory, and variables alone."""
 
+import re
 from typing import Any
 
 import equinox as eqx
@@ -136,9 +137,8 @@ def test_one_argument_may_set_several_widths():
 def test_a_part_of_what_an_argument_sets_is_refused(sizes, says):
     net = linen(lambda h: MLP((h, 2 * h)), {"h": 4})
     anatomy = gn.trace(net, X)
-    with pytest.raises(ValueError) as caught:  # noqa: PT011
+    with pytest.raises(ValueError, match=re.escape(says)):
         gn.plan(anatomy, sizes)
-    assert says in str(caught.value)
     grower = gn.Grower(gn.NoGrowth(), optax.sgd(0.1))
     with pytest.raises(ValueError, match="a run changes every width for itself"):
         grower.init(net, anatomy, key=jr.key(0))

@@ -215,6 +215,11 @@ def fitting(tree: Any, anatomy: Any, sizes: Mapping[str, int]) -> dict[str, int]
     return sizes
 
 
+def has_factory(tree: Any) -> bool:
+    """Is there a constructor inside the tree that may set several widths together?"""
+    return any(node_kind(type(module)).fitting for _, module in modules(tree))
+
+
 def _fields(module: Any) -> dict[str, Any]:
     fields = node_kind(type(module)).fields
     return {} if fields is None else fields(module)

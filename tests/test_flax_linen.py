@@ -241,7 +241,7 @@ def test_reserve_gate_and_compact():
     assert not jnp.allclose(half(X), net(X))
 
 
-def test_variables_alone_can_be_edited_at_their_size_only():
+def test_variables_alone_are_reordered():
     module = MLP((6, 5))
     variables = module.init(jr.key(0), X)
     anatomy = gn.trace(variables, X, call=module.apply)
@@ -253,3 +253,15 @@ def test_variables_alone_can_be_edited_at_their_size_only():
         np.asarray(module.apply(v, X)) for v in (edit(variables), variables)
     )
     assert np.allclose(same, before, atol=1e-6)
+
+
+def test_variables_alone_grow_by_replay():
+    module = MLP((6, 5), norm=True)
+    variables = shaken(module.init(jr.key(0), X))
+    anatomy = gn.trace(variables, X, call=module.apply, replay=True)
+    assert anatomy.sizes == {"params.Dense_0": 6, "params.Dense_1": 5}
+    edit = gn.plan(anatomy, {"params.Dense_0": 9})
+    wider = edit(variables, key=jr.key(1))
+    assert wider["batch_stats"]["BatchNorm_0"]["var"].shape == (9,)
+    program, before = edit.after.program(), np.asarray(module.apply(variables, X))
+    assert np.allclose(program(wider, X), before, atol=1e-5)

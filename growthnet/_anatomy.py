@@ -256,7 +256,7 @@ class Anatomy:
             if np.issubdtype(np.dtype(_plain(leaf.dtype)), np.inexact):
                 count: Any = 1
                 for layout in leaf.layouts:
-                    count = count * _measure(layout, given)
+                    count = count * measure(layout, given)
                 total = total + count
         return total
 
@@ -418,12 +418,13 @@ def _plain(dtype: str) -> str:
     )
 
 
-def _measure(layout: Layout, sizes: Mapping[int, Any]) -> Any:
+def measure(layout: Layout, sizes: Mapping[int, Any]) -> Any:
+    """The length of an axis at some sizes, by atom; they may be real and traced."""
     if isinstance(layout, Atom):
         return sizes.get(layout.id, layout.size)
     if isinstance(layout, Prod):
         total: Any = 1
         for factor in layout.factors:
-            total = total * _measure(factor, sizes)
+            total = total * measure(factor, sizes)
         return total
-    return sum(_measure(s, sizes) for s in layout.segments)
+    return sum(measure(s, sizes) for s in layout.segments)

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.tree_util as jtu
 
+from ._kinds import node_kind
 from ._paths import array_leaves, is_array, is_state, named_leaves
 
 
@@ -14,8 +15,12 @@ Call = tuple[Callable[..., Any], tuple[Any, ...]]
 """A function of the network, and its other arguments."""
 
 
-def call_it(net: Any, *args: Any) -> Any:
-    """The default call."""
+def default_call(net: Any) -> Callable[..., Any]:
+    """How a network is called if nothing is said."""
+    return node_kind(type(net)).call or _plainly
+
+
+def _plainly(net: Any, *args: Any) -> Any:
     return net(*args)
 
 
@@ -35,7 +40,7 @@ def asked_calls(
                 f"a {type(net).__name__} can't be called; say how to with "
                 f"`call=lambda net, x: {how}`"
             )
-        call = call_it
+        call = default_call(net)
     if not callable(call):
         raise ValueError(
             f"call={call!r} isn't a function; give one, such as `lambda net, x: net(x)`"

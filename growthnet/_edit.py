@@ -16,7 +16,7 @@ from ._maps import axis_edit, LeafEdit, MapPair
 from ._newborns import newborn_entries
 from ._optimizer import move_state
 from ._paths import array_leaves, map_arrays
-from ._statics import check_changed, modules, retuned, untrue_fields
+from ._statics import check_changed, fitting, modules, retuned, untrue_fields
 from ._trace import fields_at
 
 
@@ -340,6 +340,7 @@ def plan(
     sizes = {c.name: c.new for c in changes}
     after = anatomy.resized(sizes)
     if anatomy.source is not None:
+        _check_together(anatomy, sizes)
         source = anatomy.source.at(anatomy, sizes, fields)
         after = dataclasses.replace(after, source=source)
         _check_invariants(anatomy, after, sizes)
@@ -356,6 +357,17 @@ def _check_invariants(
         raise ValueError(
             f"the network itself refuses the sizes {dict(sizes)}: {error}"
         ) from error
+
+
+def _check_together(anatomy: Anatomy, sizes: Mapping[str, int]) -> None:
+    fit = fitting(anatomy.source.skeleton, anatomy, sizes)
+    if fit != sizes:
+        others = ", ".join(repr(n) for n in fit if n not in sizes)
+        raise ValueError(
+            f"no network can be built at the sizes {dict(sizes)}: an argument of its "
+            f"factory sets several widths{f', here {others} too' if others else ''}. "
+            f"Give {fit}, or give the factory an argument for each"
+        )
 
 
 def _change(width: Width, new: int, keep: np.ndarray, init: Init) -> WidthChange:

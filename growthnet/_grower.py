@@ -28,9 +28,10 @@ from ._growing import (
     replaced,
     stopped,
 )
-from ._paths import array_leaves, map_arrays
+from ._paths import array_leaves, map_arrays, shared_leaves
 from ._policy import AbstractPolicy, Change, Decision
 from ._room import give_back, make_room, moved, room_edit
+from ._statics import fitting
 from ._trainable import TrainableSpec
 from ._turn import apply, decide, fits
 
@@ -103,10 +104,12 @@ class Grower:
 
         **Returns:** `(growing, state)`.
 
-        **Raises:** `ValueError` if no width matches, or none of them can be gated.
+        **Raises:** `ValueError` if no width matches, or none of them can be gated; for
+            leaves at several places, and widths that a factory sets together.
         """
         anatomy.check(net, "the network", whole=True, numbers=True)
         managed = self._managed(anatomy)
+        _check_apart(net, managed)
         trainable, memory = as_arrays(self.policy.init(managed, key=jr.fold_in(key, 0)))
         params = self.trainable.of(net)
         opt_state = self.optimizer.init(params)
@@ -290,6 +293,26 @@ class Grower:
         elif roomy:
             growing, state = give_back(self, growing, state)
         return growing, state
+
+
+def _check_apart(net: Any, managed: Anatomy) -> None:
+    """A program trains every leaf and resizes every width for itself."""
+    shared = shared_leaves(net)
+    if shared:
+        raise ValueError(
+            f"{shared[0]!r} is one variable at several places of the network, which a "
+            "program (jit, grad) would part into copies; use it from one place, as "
+            "`embed.attend` does for a tied head, and fork random streams"
+        )
+    for name, width in managed.widths.items():
+        if managed.source is not None:
+            fit = fitting(managed.source.skeleton, managed, {name: width.size + 1})
+            if len(fit) > 1:
+                raise ValueError(
+                    f"an argument of the network's factory sets {', '.join(fit)} "
+                    "together, but a run changes every width for itself; give the "
+                    "factory an argument for each"
+                )
 
 
 def _static(policy: AbstractPolicy) -> bool:

@@ -7,8 +7,9 @@ from typing import Any
 import equinox as eqx
 
 from ._anatomy import Anatomy, Leaf
+from ._kinds import node_kind
 from ._layout import Atom
-from ._paths import array_leaves, states, within
+from ._paths import array_leaves, join, states, within
 from ._statics import Found, modules
 
 
@@ -113,13 +114,16 @@ def _known(net: Any) -> dict[str, float]:
     names = list(array_leaves(net))
     known: dict[str, float] = {}
     for path, module in modules(net):
+        told = node_kind(type(module)).initials
+        if told is not None:
+            known.update({join((path, n)): x for n, x in told(module).items()})
         rule = next((_RULES[c] for c in type(module).__mro__ if c in _RULES), {})
         for field, values in rule.items():
             here = getattr(module, field, None)
             if isinstance(here, eqx.nn.StateIndex):
                 found = [leaves for marker, leaves in entries if marker == here.marker]
             else:
-                child = f"{path}.{field}" if path else field
+                child = join((path, field))
                 found = [[name for name in names if within(name, child)]]
             for leaves in filter(None, found):
                 if len(leaves) != len(values):

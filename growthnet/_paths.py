@@ -1,5 +1,7 @@
 """Leaves of a tree by name: `layers[0].weight`, `mlp.w1`."""
 
+import collections
+import functools as ft
 import re
 from typing import Any
 
@@ -7,6 +9,8 @@ import equinox as eqx
 import jax
 import jax.tree_util as jtu
 import numpy as np
+
+from ._kinds import is_box, node_kind
 
 
 def is_array(leaf: Any) -> bool:
@@ -23,12 +27,16 @@ def key_names(path: tuple[Any, ...]) -> tuple[str, ...]:
         elif isinstance(key, jtu.SequenceKey):
             parts.append(f"[{key.idx}]")
         elif isinstance(key, jtu.DictKey):
-            name = key.key
-            ok = isinstance(name, str) and name.isidentifier()
-            parts.append(name if ok else f"[{name!r}]")
+            parts.append(key_part(key.key))
         else:
             parts.append(f"[{getattr(key, 'key', key)}]")
     return tuple(parts)
+
+
+def key_part(name: Any) -> str:
+    """One key of a dictionary, or one attribute, as a printable part."""
+    ok = isinstance(name, str) and name.isidentifier()
+    return name if ok else f"[{name!r}]"
 
 
 def join(parts: tuple[str, ...]) -> str:
@@ -53,18 +61,24 @@ def within(path: str, container: str) -> bool:
 
 
 def named_leaves(tree: Any) -> list[tuple[str, Any]]:
-    """Every leaf with its name, in leaf order.
+    """Every leaf with its name, in leaf order; names say nothing of boxes.
 
     What an Equinox `State` holds is named after the layer that it belongs to, as
-    `[1].norm.ema_state_index[0]` for the `norm` of a network `(model, state)`.
+    `[1].norm.ema_state_index[0]` for the `norm` of a network `(model, state)`. What is
+    in a box that stands at several places has one name everywhere.
     """
+    first: dict[int, tuple[Any, ...]] = {}
     found = []
-    for path, leaf in _leaves(tree):
-        name = join(key_names(path))
-        if is_state(leaf):
-            found += [x for entry in _entries(name, leaf).values() for x in entry]
+    for path, node in _leaves(tree):
+        if not _is_special(node):
+            found.append((join(key_names(path)), node))
+        elif is_state(node):
+            entries = _entries(join(key_names(path)), node).values()
+            found += [leaf for entry in entries for leaf in entry]
         else:
-            found.append((name, leaf))
+            path = first.setdefault(id(node), path)
+            for (_, *inner), leaf in jtu.tree_flatten_with_path(node)[0]:
+                found.append((join(key_names((*path, *inner))) or "value", leaf))
     return found
 
 
@@ -86,7 +100,16 @@ def _entries(name: str, state: eqx.nn.State) -> dict[Any, list[tuple[str, Any]]]
 
 
 def _leaves(tree: Any) -> list[tuple[tuple[Any, ...], Any]]:
-    return jtu.tree_flatten_with_path(tree, is_leaf=is_state)[0]
+    return jtu.tree_flatten_with_path(tree, is_leaf=_is_special)[0]
+
+
+def _is_special(node: Any) -> bool:
+    return _special(type(node))
+
+
+@ft.lru_cache(maxsize=4096)
+def _special(cls: type) -> bool:
+    return issubclass(cls, eqx.nn.State) or node_kind(cls).box
 
 
 def is_state(tree: Any) -> bool:
@@ -104,8 +127,9 @@ def _owner(marker: Any, index: int) -> str:
 
 
 def fresh(tree: Any) -> Any:
-    """The same tree with Equinox states of its own, for a call to consume."""
-    return jtu.tree_map(lambda leaf: leaf, tree)
+    """The same tree with Equinox states of its own, for a call to consume, and boxes of
+    its own, to write to: NNX allows that at the level of the trace that made them."""
+    return map_arrays(tree, {})
 
 
 def array_leaves(tree: Any) -> dict[str, Any]:
@@ -115,5 +139,24 @@ def array_leaves(tree: Any) -> dict[str, Any]:
 
 def map_arrays(tree: Any, new: dict[str, Any]) -> Any:
     """The tree with the named leaves replaced."""
-    replaced = [new.get(name, leaf) for name, leaf in named_leaves(tree)]
-    return jtu.tree_unflatten(jtu.tree_structure(tree), replaced)
+    names = named_leaves(tree)
+    replaced = [new.get(name, leaf) for name, leaf in names]
+    result = jtu.tree_unflatten(jtu.tree_structure(tree), replaced)
+    if len({name for name, _ in names}) < len(names):
+        return _shared_alike(tree, result)
+    return result
+
+
+def _shared_alike(old: Any, new: Any) -> Any:
+    """The new tree with boxes at several places where the old one has them."""
+    boxes, treedef = jtu.tree_flatten(new, is_leaf=is_box)
+    first: dict[int, Any] = {}
+    pairs = zip(jtu.tree_leaves(old, is_leaf=is_box), boxes, strict=True)
+    shared = [first.setdefault(id(a), b) if is_box(a) else b for a, b in pairs]
+    return jtu.tree_unflatten(treedef, shared)
+
+
+def shared_leaves(tree: Any) -> list[str]:
+    """Names of the leaves that stand at several places."""
+    names = [name for name, _ in named_leaves(tree)]
+    return [name for name, count in collections.Counter(names).items() if count > 1]

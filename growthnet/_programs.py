@@ -9,9 +9,8 @@ import jax
 import jax.extend.core as jexc
 import jax.tree_util as jtu
 
-from ._asked import call_it
 from ._aux import returned
-from ._paths import array_leaves, is_array, join, key_names
+from ._paths import array_leaves, is_array, join, key_names, map_arrays
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,22 +47,20 @@ class Program:
 
 def traced(net: Any, call: Callable[..., Any], args: tuple[Any, ...]) -> Program:
     """The program of `call(net, *args)`; arrays may be descriptions of arrays."""
-    net_leaves, net_def = jtu.tree_flatten(net)
+    leaves = array_leaves(net)
     arg_leaves, arg_def = jtu.tree_flatten(args)
-    net_at = [i for i, leaf in enumerate(net_leaves) if is_array(leaf)]
     arg_at = [i for i, leaf in enumerate(arg_leaves) if is_array(leaf)]
-    index = {name: i for i, name in enumerate(array_leaves(net))}
+    index = {name: i for i, name in enumerate(leaves)}
     owners: list[tuple[int, ...]] = []
     outline: list[Any] = []
 
     def flat(net_arrays: Sequence[Any], arg_arrays: Sequence[Any]) -> list[Any]:
-        net_all, arg_all = list(net_leaves), list(arg_leaves)
-        for i, array in zip(net_at, net_arrays, strict=True):
-            net_all[i] = array
+        arg_all = list(arg_leaves)
         for i, array in zip(arg_at, arg_arrays, strict=True):
             arg_all[i] = array
-        # Built anew, so that an Equinox `State` in it is the call's to consume.
-        mine = jtu.tree_unflatten(net_def, net_all)
+        # Built anew, so that an Equinox `State` in it is the call's to consume, and
+        # NNX variables the call's to write to.
+        mine = map_arrays(net, dict(zip(leaves, net_arrays, strict=True)))
         given = call(mine, *jtu.tree_unflatten(arg_def, arg_all))
         result = returned(net, given)
         if not result:
@@ -79,7 +76,7 @@ def traced(net: Any, call: Callable[..., Any], args: tuple[Any, ...]) -> Program
     # A new function each time: `make_jaxpr` caches by function, and the skeleton that
     # this one closes over would otherwise be ignored.
     closed = jax.make_jaxpr(flat)(
-        [net_leaves[i] for i in net_at], [arg_leaves[i] for i in arg_at]
+        list(leaves.values()), [arg_leaves[i] for i in arg_at]
     )
     used, same = _flow(closed.jaxpr)
     moving = {leaf for of, i in zip(owners, same, strict=True) for leaf in {*of} - {i}}
@@ -127,11 +124,9 @@ def _called(eqn: Any) -> Any:
 def _argument_names(net: Any, call: Callable, args: tuple[Any, ...]) -> list[str]:
     """`x`, or `batch[0]`, as far as the call's signature tells."""
     try:
-        parameters = list(inspect.signature(call).parameters)[1:]
-        if call is call_it:
-            method = type(net).__call__
-            parameters = list(inspect.signature(method).parameters)[1:]
-    except (TypeError, ValueError):
+        # A call that passes everything on names nothing.
+        parameters = _positional(call)[1:] or _positional(type(net).__call__)[1:]
+    except (AttributeError, TypeError, ValueError):
         parameters = []
     names = []
     for i, arg in enumerate(args):
@@ -142,12 +137,18 @@ def _argument_names(net: Any, call: Callable, args: tuple[Any, ...]) -> list[str
     return names
 
 
+def _positional(function: Callable) -> list[str]:
+    return [
+        name
+        for name, parameter in inspect.signature(function).parameters.items()
+        if parameter.kind
+        in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+    ]
+
+
 def abstract(tree: Any) -> Any:
     """The tree with descriptions of its arrays."""
 
-    def describe(leaf: Any) -> Any:
-        if not is_array(leaf):
-            return leaf
-        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
-
-    return jtu.tree_map(describe, tree)
+    describe = lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
+    arrays = array_leaves(tree).items()
+    return map_arrays(tree, {name: describe(leaf) for name, leaf in arrays})

@@ -148,17 +148,18 @@ class _Names:
     """Width names, from the leaves' paths alone.
 
     A width is called after the container of its first producer if that leaf is the
-    container's first array (`layers[0]` for `layers[0].weight`), else after the leaf.
-    A second width of one leaf axis gets `/1`, and so on. Stacked layers are called
-    after what holds all of them (`blocks.depth`).
+    container's main array (`layers[0]` for `layers[0].weight`), else after the leaf.
+    The main array is the first of those with the most axes: where leaves are sorted by
+    name, `bias` comes before `kernel`. A second width of one leaf axis gets `/1`, and
+    so on. Stacked layers are called after what holds all of them (`blocks.depth`).
     """
 
     def __init__(self, leaves: Sequence[Leaf]):
         self._leaves = leaves
-        self._first: dict[str, int] = {}
+        self._main: dict[str, int] = {}
         self._taken: dict[str, int] = {}
-        for i, leaf in enumerate(leaves):
-            self._first.setdefault(container_of(leaf.path), i)
+        for i in sorted(range(len(leaves)), key=lambda i: -len(leaves[i].shape)):
+            self._main.setdefault(container_of(leaves[i].path), i)
 
     def of(self, fact: Fact) -> str:
         """The name of a hidden width."""
@@ -173,8 +174,8 @@ class _Names:
     def name(self, key: Key) -> str:
         path = self._leaves[key[0]].path
         container = container_of(path)
-        first = container and self._first[container] == key[0]
-        return self._numbered(container if first else path)
+        main = container and self._main[container] == key[0]
+        return self._numbered(container if main else path)
 
     def _numbered(self, base: str) -> str:
         count = self._taken.get(base, 0)

@@ -19,7 +19,7 @@ from ._facts import Facts
 from ._layout import Atom, Layout, occurrences, Prod, size_of, Sum
 from ._paths import within
 from ._reader import error_line
-from ._statics import Found, modules, unowned_ints
+from ._statics import fitting, Found, modules, unowned_ints
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -86,7 +86,7 @@ class Settling:
                 size += 1
             taken.add(size)
             found[name] = size
-        return found
+        return fitting(self.source.skeleton, self._anatomy, found)
 
     def names(self) -> list[str]:
         """The widths that can grow, as far as is known."""

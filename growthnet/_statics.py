@@ -6,16 +6,16 @@ search while tracing, accepted only because the network read the same afterwards
 for fields with no single true value any more, saying so.
 """
 
-import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 import equinox as eqx
 import jax.tree_util as jtu
 
+from ._kinds import is_box, node_kind, with_fields
 from ._layer_statics import LAYERS
 from ._layout import Layout
-from ._paths import array_leaves, is_array
+from ._paths import array_leaves, is_array, join, key_part
 
 
 StaticsRule: TypeAlias = Callable[[Any, Any], Mapping[str, Any]]
@@ -60,16 +60,19 @@ def axes_rule(**fields: tuple[str, int]) -> StaticsRule:
     def rule(old: Any, new: Any) -> dict[str, Any]:
         updates = {}
         for field, (array, axis) in fields.items():
-            before, after = getattr(old, array, None), getattr(new, array, None)
-            if before is None or after is None or not is_array(before):
-                continue  # A tree without it, or a layer that shares it.
-            if not isinstance(getattr(old, field), int):
-                continue
-            if getattr(old, field) == before.shape[axis]:
-                updates[field] = after.shape[axis]
+            before, after = _shape(old, array), _shape(new, array)
+            if before and after and isinstance(getattr(old, field), int):
+                if getattr(old, field) == before[axis]:
+                    updates[field] = after[axis]
         return updates
 
     return rule
+
+
+def _shape(module: Any, field: str) -> tuple[int, ...] | None:
+    value = getattr(module, field, None)
+    leaf: Any = next(iter(jtu.tree_leaves(value)), None) if is_box(value) else value
+    return tuple(leaf.shape) if is_array(leaf) else None
 
 
 def retuned(
@@ -111,32 +114,24 @@ def check_invariants(module: Any) -> None:
 def _retuned(old: Any, new: Any, found: Mapping[str, Any], path: str) -> Any:
     if isinstance(new, eqx.nn.Shared):
         return _retuned_shared(old, new, found, path)
-    if isinstance(new, eqx.Module):
-        updates = {}
-        for field in dataclasses.fields(new):
-            if not hasattr(new, field.name):
-                continue
-            value = getattr(new, field.name)
-            child = f"{path}.{field.name}" if path else field.name
-            mended = _retuned(getattr(old, field.name), value, found, child)
-            if mended is not value:
-                updates[field.name] = mended
-        return with_true_fields(old, _with_fields(new, updates), found.get(path, {}))
-    if isinstance(new, tuple | list):
-        parts = [
-            _retuned(a, b, found, f"{path}[{i}]")
-            for i, (a, b) in enumerate(zip(old, new, strict=True))
-        ]
-        if all(a is b for a, b in zip(parts, new, strict=True)):
+    before, after = _children(old, path), _children(new, path)
+    mended = {
+        name: _retuned(before[name][1], value, found, where)
+        for name, (where, value) in after.items()
+    }
+    changed = {name: x for name, x in mended.items() if x is not after[name][1]}
+    kind = node_kind(type(new))
+    if kind.replaced is None:
+        if not changed:
             return new
-        return type(new)(*parts) if hasattr(new, "_fields") else type(new)(parts)
-    if isinstance(new, dict):
-        parts = {
-            k: _retuned(old[k], v, found, f"{path}.{k}" if path else str(k))
-            for k, v in new.items()
-        }
-        return new if all(parts[k] is v for k, v in new.items()) else parts
-    return new
+        if isinstance(new, dict):
+            return mended
+        named = hasattr(new, "_fields")
+        return type(new)(*mended.values()) if named else type(new)(mended.values())
+    new = with_fields(new, changed)
+    if kind.alike is not None:
+        new = kind.alike(old, new)
+    return with_true_fields(old, new, found.get(path, {}))
 
 
 def _retuned_shared(old: Any, new: Any, found: Mapping[str, Any], path: str) -> Any:
@@ -151,19 +146,33 @@ def _retuned_shared(old: Any, new: Any, found: Mapping[str, Any], path: str) -> 
     structure = jtu.tree_structure(mended)
     if structure.num_leaves != len(leaves):  # It shares more than single arrays.
         return new
-    return _with_fields(new, {"pytree": jtu.tree_unflatten(structure, leaves)})
+    return with_fields(new, {"pytree": jtu.tree_unflatten(structure, leaves)})
 
 
 def with_true_fields(old: Any, new: Any, found: Mapping[str, Any]) -> Any:
     """One module with the fields that `found` and its rule tell."""
     # The rule comes last: it may need what was found (`in_channels` is a kernel's axis
     # times `groups`).
-    new = _with_fields(new, _changed(new, found))
-    return _with_fields(new, _changed(new, _rule(old, new)))
+    new = with_fields(new, _changed(new, found))
+    return with_fields(new, _changed(new, _rule(old, new)))
 
 
 def _changed(module: Any, fields: Mapping[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in fields.items() if getattr(module, k) != v}
+
+
+def _children(tree: Any, path: str) -> dict[Any, tuple[str, Any]]:
+    """What a module or container holds, by field, index or key, with its path."""
+    fields = node_kind(type(tree)).fields
+    if fields is not None:
+        # A list of another library keeps its items as attributes "0", "1", ...
+        parts = fields(tree).items()
+        return {k: (join((path, f"[{k}]" if k.isdigit() else k)), x) for k, x in parts}
+    if isinstance(tree, tuple | list):
+        return {i: (join((path, f"[{i}]")), x) for i, x in enumerate(tree)}
+    if isinstance(tree, dict):
+        return {k: (join((path, key_part(k))), x) for k, x in tree.items()}
+    return {}
 
 
 def _rule(old: Any, new: Any) -> Mapping[str, Any]:
@@ -179,69 +188,64 @@ def _rule(old: Any, new: Any) -> Mapping[str, Any]:
 
 
 def _lacks_arrays(module: Any) -> bool:
-    values = [getattr(module, f.name, None) for f in dataclasses.fields(module)]
-    return any(x is None or type(x).__name__ == "SharedNode" for x in values)
+    return any(
+        type(x).__name__ == "SharedNode" or x is None or is_box(x) and _emptied(x)
+        for x in _fields(module).values()
+    )
 
 
-def owned_fields(module: Any) -> frozenset[str]:
-    """The fields that a rule of the module's class, or of a base of it, answers for."""
-    return frozenset(_rule(module, module))
-
-
-def _with_fields(module: Any, updates: Mapping[str, Any]) -> Any:
-    """A copy with other fields. Neither `tree_at` (static fields aren't leaves) nor
-    `dataclasses.replace` (custom `__init__`) can do this, so it is built by hand."""
-    if not updates:
-        return module
-    copy = object.__new__(type(module))
-    for field in dataclasses.fields(module):
-        if hasattr(module, field.name):
-            value = updates.get(field.name, getattr(module, field.name))
-            object.__setattr__(copy, field.name, value)
-    return copy
+def _emptied(box: Any) -> bool:
+    return not jtu.tree_leaves(box)
 
 
 def modules(tree: Any, path: str = ""):
-    """Every Equinox module inside a tree with its path."""
-    if isinstance(tree, eqx.Module):
+    """Every module inside a tree with its path."""
+    if node_kind(type(tree)).fields is not None:
         yield path, tree
-        children = {
-            f.name: getattr(tree, f.name)
-            for f in dataclasses.fields(tree)
-            if hasattr(tree, f.name)
-        }
-        for name, child in children.items():
-            yield from modules(child, f"{path}.{name}" if path else name)
-    elif isinstance(tree, tuple | list):
-        for i, child in enumerate(tree):
-            yield from modules(child, f"{path}[{i}]")
-    elif isinstance(tree, dict):
-        for k, child in tree.items():
-            yield from modules(child, f"{path}.{k}" if path else str(k))
+    for where, child in _children(tree, path).values():
+        yield from modules(child, where)
+
+
+def fitting(tree: Any, anatomy: Any, sizes: Mapping[str, int]) -> dict[str, int]:
+    """Sizes of widths, with those that a constructor inside the tree sets together."""
+    sizes = dict(sizes)
+    for path, module in modules(tree):
+        fit = node_kind(type(module)).fitting
+        if fit is not None:
+            sizes = fit(module, path, anatomy, sizes)
+    return sizes
+
+
+def has_factory(tree: Any) -> bool:
+    """Is there a constructor inside the tree that may set several widths together?"""
+    return any(node_kind(type(module)).fitting for _, module in modules(tree))
+
+
+def _fields(module: Any) -> dict[str, Any]:
+    fields = node_kind(type(module)).fields
+    return {} if fields is None else fields(module)
 
 
 def unowned_ints(module: Any):
     """`(field, index, value)` of a module's integer fields and tuples of integers, but
     for those that a rule looks after."""
     owned = _rule(module, module)
-    for field in dataclasses.fields(module):
-        value = getattr(module, field.name, None)
-        if field.name in owned:
+    for name, value in _fields(module).items():
+        if name in owned:
             continue
         if isinstance(value, int) and not isinstance(value, bool):
-            yield field.name, None, value
+            yield name, None, value
         elif isinstance(value, tuple):
             for i, item in enumerate(value):
                 if isinstance(item, int) and not isinstance(item, bool):
-                    yield field.name, i, item
+                    yield name, i, item
 
 
 def static_floats(module: Any):
     """`(field, value)` of a module's fields that hold a Python float."""
-    for field in dataclasses.fields(module):
-        value = getattr(module, field.name, None)
+    for name, value in _fields(module).items():
         if isinstance(value, float):
-            yield field.name, value
+            yield name, value
 
 
 def _mlp(old: Any, new: Any) -> dict[str, Any]:
@@ -267,17 +271,31 @@ def _hidden(mlp: eqx.nn.MLP) -> list[int]:
     return sizes
 
 
+def _unequal_layers(module: Any) -> dict[str, str]:
+    hidden = _hidden(module)
+    if len(set(hidden)) < 2:
+        return {}
+    return {"width_size": f"layers have {', '.join(map(str, hidden))}"}
+
+
+_UNTRUE: dict[type, Callable[[Any], Mapping[str, str]]] = {eqx.nn.MLP: _unequal_layers}
+
+
+def register_untrue(cls: type, tell: Callable[[Any], Mapping[str, str]]) -> None:
+    """Teaches growthnet which fields of a class may have no one true value any more:
+    `tell(module)` says why, by field."""
+    _UNTRUE[cls] = tell
+
+
 def untrue_fields(tree: Any) -> list[str]:
     """Fields that no longer have one true value, as `path.field = value (why)`."""
-    found = []
-    for path, module in modules(tree):
-        if isinstance(module, eqx.nn.MLP):
-            hidden = _hidden(module)
-            if len(set(hidden)) > 1:
-                name = f"{path}.width_size" if path else "width_size"
-                sizes = ", ".join(map(str, hidden))
-                found.append(f"{name} = {module.width_size} (layers have {sizes})")
-    return found
+    return [
+        f"{join((path, field))} = {getattr(module, field)} ({why})"
+        for path, module in modules(tree)
+        for cls, tell in _UNTRUE.items()
+        if isinstance(module, cls)
+        for field, why in tell(module).items()
+    ]
 
 
 def _norm(old: Any, new: Any) -> dict[str, Any]:

@@ -93,6 +93,12 @@ def _blocks(
     old: Sequence[int], new: Sequence[int]
 ) -> list[tuple[list[int], list[int]]]:
     """Pairs up runs of axes with equal products, as short as possible."""
+    lead = len(new) - len(old)
+    if lead > 0 and math.prod(new[:lead]) == 1 and tuple(new[lead:]) == tuple(old):
+        # What is reshaped to be broadcast stands last, also where its size is 1.
+        return [([], [j]) for j in range(lead)] + [
+            ([i], [lead + i]) for i in range(len(old))
+        ]
     blocks, i, j = [], 0, 0
     while i < len(old) or j < len(new):
         if i < len(old) and j < len(new) and old[i] == new[j]:

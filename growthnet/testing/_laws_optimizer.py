@@ -15,7 +15,7 @@ import numpy as np
 from .._anatomy import Anatomy, Width
 from .._edit import Edit
 from .._layout import Atom, Place, spread
-from .._paths import join, key_names
+from .._paths import join, key_names, named_leaves
 from ._measure import broken, clonable, told
 from ._networks import Case
 from ._ops import OPS, Ops, read
@@ -125,6 +125,7 @@ def _complaint(
             f"{jtu.tree_structure(fresh)}"
         )
     owners = {path: leaf.shape for path, leaf in _with_paths(params)}
+    names = dict(zip(owners, (name for name, _ in named_leaves(params)), strict=True))
     fates = {}
     for (path, x), (_, y), (_, z) in zip(*map(_with_paths, states), strict=True):
         if (y.shape, y.dtype) != (z.shape, z.dtype):
@@ -136,7 +137,7 @@ def _complaint(
                 return f"{_told(path)} follows no parameter, and changed"
             continue
         if own not in fates:
-            fates[own] = _fate(edit, _told(own))
+            fates[own] = _fate(edit, names[own])
         power = optimizer.powers[_field(path[: -len(own)])]
         wrong = fates[own].complaint(*map(np.asarray, (x, y, z)), power)
         if wrong:

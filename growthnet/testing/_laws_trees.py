@@ -11,6 +11,7 @@ from .._anatomy import Anatomy
 from .._edit import Edit
 from .._inits import Clone
 from .._paths import array_leaves
+from .._programs import abstract
 from ._laws import small_noise
 from ._measure import broken, clonable, differing_leaf, told, tolerance
 from ._networks import Case
@@ -136,6 +137,8 @@ def _true_statics(case: Case, sizes: dict[str, int], net: Any, what: str) -> Non
     built = None if case.build is None else case.build(sizes)
     if built is None:
         return
+    # Without numbers, which some libraries print of small arrays.
+    net, built = abstract(net), abstract(built)
     for name, of in (("structure", jtu.tree_structure), ("repr", eqx.tree_pformat)):
         if of(net) != of(built):
             text = (

@@ -12,8 +12,10 @@ import jax.tree_util as jtu
 import numpy as np
 
 from .._anatomy import Anatomy, Member
+from .._asked import default_call
+from .._aux import returned
 from .._layout import Atom, Place, spread
-from .._paths import array_leaves, is_array
+from .._paths import array_leaves, fresh, is_array
 from ._networks import Case, draw_inputs, is_inexact
 
 
@@ -56,12 +58,8 @@ def summands(anatomy: Anatomy) -> int:
 
 
 def call_of(case: Case) -> Callable[..., Any]:
-    """The case's `call`, or plain calling."""
-    return case.call or _plainly
-
-
-def _plainly(net: Any, *args: Any) -> Any:
-    return net(*args)
+    """The case's `call`, or how its network is called by default."""
+    return case.call or default_call(case.net)
 
 
 def outputs(case: Case, net: Any, batch: tuple[Any, ...]) -> list[np.ndarray]:
@@ -76,12 +74,13 @@ def _forward(call: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def batched(call: Callable[..., Any], net: Any, batch: tuple[Any, ...]) -> list[Any]:
-    """The floating point outputs along the leading axis of the inputs."""
+    """The floating point outputs along the leading axis of the inputs. New values of
+    the network's own leaves, which may come back too, aren't outputs."""
     arrays, rest = eqx.partition(batch, is_array)
 
     def one(arrays: Any) -> list[Any]:
-        result = call(net, *eqx.combine(arrays, rest))
-        return [leaf for leaf in jtu.tree_leaves(result) if is_inexact(leaf)]
+        result = returned(net, call(fresh(net), *eqx.combine(arrays, rest)))
+        return [leaf for names, leaf in result if not names and is_inexact(leaf)]
 
     if not jtu.tree_leaves(arrays):
         return one(arrays)

@@ -9,6 +9,7 @@ import numpy as np
 
 from .._anatomy import Anatomy, Width
 from .._layout import Layout, occurrences, Prod, Sum
+from .._statics import fitting, has_factory
 from ._modules import Sizes
 from ._networks import Case
 from ._ops import OPS, read
@@ -113,17 +114,21 @@ def resizes(
     menus = {name: menu for name, menu in menus.items() if menu and name in old}
     if not menus:
         raise ValueError(f"no width can change by {kind!r}:\n{anatomy}")
-    return _resizes(old, menus)
+    # Looked at here, since run-time type checks roll dice, which strategies mustn't.
+    free = _together(anatomy, old) is None
+    return _resizes(anatomy, menus, free)
 
 
 @st.composite
 def _resizes(
-    draw: Callable[..., Any], old: Mapping[str, int], menus: Mapping[str, Sizes]
+    draw: Callable[..., Any], anatomy: Anatomy, menus: Mapping[str, Sizes], free: bool
 ) -> Resize:
+    old = anatomy.sizes
     names = draw(
         st.lists(st.sampled_from(sorted(menus)), min_size=1, unique=True).map(sorted)
     )
     sizes = {name: draw(st.sampled_from(menus[name])) for name in names}
+    sizes = sizes if free else _together(anatomy, sizes) or sizes
     keep = {
         name: tuple(draw(st.permutations(range(old[name])))[:size])
         for name, size in sizes.items()
@@ -141,4 +146,13 @@ def sample_resize(anatomy: Anatomy, rng: np.random.Generator) -> Resize:
             sizes[width.name] = size
             if size < width.size:
                 keep[width.name] = rng.permutation(width.size)[:size]
-    return Resize(sizes, keep, int(rng.integers(2**16)))
+    fit = _together(anatomy, sizes) or sizes
+    keep = keep if fit == sizes else {}
+    return Resize(fit, keep, int(rng.integers(2**16)))
+
+
+def _together(anatomy: Anatomy, sizes: Mapping[str, int]) -> dict[str, int] | None:
+    """Sizes that the network can be built at, if a factory sets several at once."""
+    if anatomy.source is None or not has_factory(anatomy.source.skeleton):
+        return None
+    return fitting(anatomy.source.skeleton, anatomy, sizes)

@@ -3,7 +3,7 @@
 import importlib as _importlib
 import importlib.metadata as _metadata
 
-from ._anatomy import Anatomy as Anatomy, Width as Width
+from ._anatomy import Anatomy as Anatomy
 from ._aux import Aux as Aux
 from ._buckets import Buckets as Buckets
 from ._capacity import (
@@ -20,7 +20,7 @@ from ._depth import (
     remove_block as remove_block,
 )
 from ._depth_edit import DepthEdit as DepthEdit
-from ._edit import Edit as Edit, plan as plan, resize as resize
+from ._edit import Edit as Edit
 from ._evidence import Evidence as Evidence
 from ._fit import fit as fit, Run as Run
 from ._gates import gate as gate
@@ -29,6 +29,7 @@ from ._growing import GrowerState as GrowerState, Growing as Growing
 from ._history import GrowthEvent as GrowthEvent, History as History
 from ._initials import register_initials as register_initials
 from ._inits import Clone as Clone
+from ._plan import plan as plan, resize as resize
 from ._policy import (
     AbstractPolicy as AbstractPolicy,
     Change as Change,
@@ -41,6 +42,7 @@ from ._rows import append_rows as append_rows, plan_rows as plan_rows
 from ._sites import Site as Site, sites as sites
 from ._statics import register_statics as register_statics
 from ._trace import trace as trace
+from ._widths import Width as Width
 
 
 try:

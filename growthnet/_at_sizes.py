@@ -4,9 +4,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ._anatomy import Anatomy
-from ._edit import targets_of
 from ._layout import Layout, occurrences, resized, size_of
 from ._paths import array_leaves
+from ._plan import targets_of
 from ._reader import error_line
 from ._replayed import Replayed
 from ._trace import record, Source

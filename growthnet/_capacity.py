@@ -14,12 +14,14 @@ import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 
-from ._anatomy import Anatomy, Member, Width
+from ._anatomy import Anatomy
 from ._draws import drawn_scale, fill_value, key_words, limit_table, uniform
-from ._edit import Edit, plan
+from ._edit import Edit
 from ._gates import along, entry_masks, silence
 from ._layout import spread
 from ._paths import array_leaves, map_arrays
+from ._plan import plan
+from ._widths import Member, Width
 
 
 Openings = dict[str, Any]

@@ -12,11 +12,12 @@ from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Any, TypeAlias
 
-from ._anatomy import Anatomy, Recipe, Width
+from ._anatomy import Anatomy
 from ._events import Number
 from ._exact import Powers, with_recipes
 from ._settle import First, Read, Settling
 from ._statics import modules, retuned, static_floats
+from ._widths import Recipe, Width
 
 
 def certified(first: First, read: Read) -> Anatomy:

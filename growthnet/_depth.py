@@ -15,7 +15,7 @@ from typing import Any, Literal
 import equinox as eqx
 import jax.random as jr
 
-from ._anatomy import Anatomy, Exactness
+from ._anatomy import Anatomy
 from ._blocks import Block, copied, drawn_fan_in, given, squared
 from ._depth_edit import DepthEdit
 from ._drafts import Draft, drafted, Kind
@@ -24,6 +24,7 @@ from ._paths import array_leaves
 from ._splice import sequences, Splice
 from ._trace import trace
 from ._verdicts import best, candidates
+from ._widths import Exactness
 
 
 Fill = Literal["copy", "drawn"]

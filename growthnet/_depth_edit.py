@@ -12,13 +12,14 @@ import jax.random as jr
 import numpy as np
 from jax.core import Tracer
 
-from ._anatomy import Anatomy, Exactness, Member, Width
+from ._anatomy import Anatomy
 from ._drafts import Draft, rows_of
 from ._maps import LeafEdit
 from ._optimizer import move_state
 from ._paths import array_leaves, map_arrays
 from ._splice import node_at
 from ._statics import unowned_ints, untrue_fields
+from ._widths import Exactness, Member, Width
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)

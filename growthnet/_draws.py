@@ -15,9 +15,10 @@ from typing import Any, TypeAlias
 import jax.random as jr
 import numpy as np
 
-from ._anatomy import Anatomy, Leaf, Member, Width
+from ._anatomy import Anatomy
 from ._layout import Layout, spread
 from ._paths import container_of
+from ._widths import Leaf, Member, Width
 
 
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))

@@ -11,11 +11,12 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
 
-from ._anatomy import Recipe, Width
 from ._degrees import Degrees, Inexact
 from ._events import Contraction, Kind, Number, Reduction, Role, Value
-from ._facts import Fact, Facts, Key, located
-from ._silence import any_of, Cause, size_of_way, UnitSilence
+from ._facts import Facts, Key, located
+from ._readers import Readers, sides_of, TIED
+from ._silence import any_of, Cause, size_of_way
+from ._widths import Recipe, Width
 
 
 Powers = Mapping[int, Fraction | None]
@@ -49,46 +50,17 @@ def with_recipes(
     return dataclasses.replace(width, gateable=gateable)
 
 
-class _Analysis:
+class _Analysis(Readers):
+    """Both recipes of one width."""
+
     def __init__(
         self, width: Width, facts: Facts, powers: Powers, numbers: Sequence[Number]
     ):
-        self.width, self.facts, self.powers, self.numbers = (
-            width,
-            facts,
-            powers,
-            numbers,
-        )
-        self.fact: Fact = facts.atoms[width.id]
+        super().__init__(facts, width.id)
+        self.powers, self.numbers = powers, numbers
         self.keys = [(m.leaf, m.axis, m.place) for m in width.members]
-        self._silence: UnitSilence | None = None
-        self._members: dict[tuple[Value, tuple[int, ...]], frozenset[Key]] = {}
 
     # --- what both need
-
-    def count(self, value: Value, dims: Sequence[int]) -> int:
-        return self.facts.count(self.width.id, value, dims)
-
-    def members(self, value: Value, dims: Sequence[int]) -> frozenset[Key]:
-        asked = (value, tuple(dims))
-        if asked not in self._members:
-            self._members[asked] = self.facts.members(self.fact, value, dims)
-        return self._members[asked]
-
-    def zeroed(self, value: Value, dims: Sequence[int]) -> frozenset[Key] | None:
-        """The members whose zeros silence a value made of leaves."""
-        if value.kind not in (Kind.PARAM, Kind.ROWS) or not value.zeroable:
-            return None
-        return self.members(value, dims) or None
-
-    @property
-    def silence(self) -> UnitSilence:
-        """Walked only for widths that need it."""
-        if self._silence is None:
-            self._silence = UnitSilence(self.count, self.members)
-            for tape in self.facts.reading.tapes:
-                self._silence.walk(tape)
-        return self._silence
 
     def indices(self, keys: Iterable[Key]) -> tuple[int, ...]:
         return tuple(sorted(self.keys.index(k) for k in keys))
@@ -106,9 +78,9 @@ class _Analysis:
         """Does a gate on the cover enter every contraction once?"""
         cover = frozenset(self.keys[i] for i in recipe.cover)
         return not any(
-            self._unshared(e, cover) == _TIED
+            self.unshared(e, cover) == TIED
             for e in self.fact.contractions
-            if self._said(e, cover)
+            if self.said(e, cover)
         )
 
     # --- zeros
@@ -173,15 +145,15 @@ class _Analysis:
                 reason = reason or located(event.what, event.line)
             elif not any(way <= cover for way in ways):
                 cover |= ways[0]
-        events = [e for e in self.fact.contractions if not self._said(e, cover)]
+        events = [e for e in self.fact.contractions if not self.said(e, cover)]
         for event in events:
             cover |= self._offsets(event, cover)
-        events = [e for e in events if not self._said(e, cover)]
-        cover |= self._readers(events)
+        events = [e for e in events if not self.said(e, cover)]
+        cover |= self.readers(events)
         for event in events:
-            if self._said(event, cover):
+            if self.said(event, cover):
                 continue
-            ways = any_of([self.silence.of(v, [d]).zeros for v, d in _sides(event)])
+            ways = any_of([self.silence.of(v, [d]).zeros for v, d in sides_of(event)])
             if ways:
                 cover |= ways[0]
             else:
@@ -193,7 +165,7 @@ class _Analysis:
         of a contraction would never learn."""
         for key in sorted(cover & self._consumers()):
             rest = cover - {key}
-            silent = all(self._said(e, rest) for e in self.fact.contractions)
+            silent = all(self.said(e, rest) for e in self.fact.contractions)
             reduced = all(
                 any(way <= rest for way in self._reduced(r))
                 for r in self.fact.reductions
@@ -210,73 +182,11 @@ class _Analysis:
             return cover
         rests = [
             way - cover
-            for value, dim in _sides(event)
+            for value, dim in sides_of(event)
             for way in self.silence.of(value, [dim]).zeros
         ]
         fits = [r for r in rests if all(self.fact.roles[k] == {Role.OFFSET} for k in r)]
         return min(fits, key=size_of_way, default=frozenset())
-
-    def _weights(self, event: Contraction) -> list[frozenset[Key]]:
-        """The sides of a contraction that are weights: what has to be zero there."""
-        kinds = {v.kind for v in event.values}
-        return [
-            s
-            for value, dim in _sides(event)
-            # Rows of a table are what goes into a weight.
-            if not (value.kind == Kind.ROWS and Kind.PARAM in kinds)
-            if (s := self.zeroed(value, [dim]))
-        ]
-
-    def _readers(self, events: Sequence[Contraction]) -> frozenset[Key]:
-        """The weights that read the units. In a contraction of two weights (a low-rank
-        factor) it is the later one. A gradient taken inside the network reads weights
-        on the way back as well; then one may do for all contractions."""
-        read = [e for e in events if self._weights(e)]
-        plain = frozenset().union(*(max(self._weights(e), key=min) for e in read))
-        if self._fits(plain):
-            return plain
-        for chosen in sorted({s for e in read for s in self._weights(e)}, key=min):
-            if self._fits(chosen) and all(self._said(e, chosen) for e in events):
-                return chosen
-        return plain
-
-    def _fits(self, members: frozenset[Key]) -> bool:
-        """Does everything that depends on these members, unit by unit, go linearly with
-        them?"""
-        return not any(self._unshared(e, members) for e in self._depending(members))
-
-    def _depending(self, members: frozenset[Key]) -> list[Contraction]:
-        if self._only_read(members):
-            return [e for e in self.fact.contractions if self._own(e, members)]
-        return [
-            e
-            for e in self.fact.contractions
-            if any(self.silence.of(v, [d]).depends & members for v, d in _sides(e))
-        ]
-
-    def _only_read(self, members: frozenset[Key]) -> bool:
-        return all(self.fact.roles[k] == {Role.CONSUMER} for k in members)
-
-    def _own(self, event: Contraction, members: frozenset[Key]) -> list[Value]:
-        """The sides of a contraction that are weights with some of these members."""
-        return [v for v, d in _sides(event) if self.members(v, [d]) & members]
-
-    def _unshared(self, event: Contraction, members: frozenset[Key]) -> str:
-        """Why a contraction doesn't go linearly with what scales these members, unit by
-        unit; empty if it does."""
-        if self._only_read(members):
-            linear = all(v.linear for v in self._own(event, members))
-            return "" if linear else _BENT
-        sides = [self.silence.of(v, [d]) for v, d in _sides(event)]
-        scaled = [s for s in sides if s.depends & members]
-        if len(scaled) != 1:
-            return _TIED
-        return "" if (scaled[0].depends & members) in scaled[0].shares else _BENT
-
-    def _said(self, event: Contraction, cover: frozenset[Key]) -> bool:
-        """Is one side of a contraction silent already?"""
-        sides = [self.silence.of(v, [d]) for v, d in _sides(event)] if cover else []
-        return any(way <= cover for side in sides for way in side.zeros)
 
     def _reduced(self, event: Reduction) -> Cause:
         kept = event.how in _KEPT_BY_ZEROS
@@ -309,7 +219,7 @@ class _Analysis:
                 return Recipe("not preserving", located(r.what, r.line))
         sharers, alone = self._sharers()
         indices = self.indices(sharers)
-        if not (self.powers or reductions or alone) and self._only_read(sharers):
+        if not (self.powers or reductions or alone) and self.only_read(sharers):
             return Recipe("exact", cover=indices)
         texts = [*(located(r.what, r.line) for r in reductions), *self.baked, *alone]
         if sharers:
@@ -328,21 +238,21 @@ class _Analysis:
     def _sharers(self) -> tuple[frozenset[Key], list[str]]:
         """Members that copies share out, and the contractions where nobody can, whose
         sums grow with the copies."""
-        readers = self._readers(self.fact.contractions)
-        if not self._fits(readers):
-            readers = frozenset(k for k in readers if self._only_read(frozenset({k})))
-        if not self._fits(readers):
+        readers = self.readers(self.fact.contractions)
+        if not self.fits(readers):
+            readers = frozenset(k for k in readers if self.only_read(frozenset({k})))
+        if not self.fits(readers):
             readers = frozenset()
-        shared = self._depending(readers)
+        shared = self.depending(readers)
         sharers, alone = readers, []
         for event in self.fact.contractions:
             if any(event is e for e in shared):
                 continue
             text, ways = _uncovered(event), ()
-            if weights := self._weights(event):
-                text = self._unshared(event, max(weights, key=min)) or _TIED
+            if weights := self.weights(event):
+                text = self.unshared(event, max(weights, key=min)) or TIED
             else:
-                ways = any_of([self._makers(event, v, d) for v, d in _sides(event)])
+                ways = any_of([self._makers(event, v, d) for v, d in sides_of(event)])
             if ways:
                 sharers |= ways[0]
             else:
@@ -381,7 +291,7 @@ class _Analysis:
             sharers=sharers,
             unknowns=unknowns,
             blanks=self.facts.blanks,
-            touches=lambda step: self.facts.touches(self.width.id, step),
+            touches=lambda step: self.facts.touches(self.fact.id, step),
         )
         try:
             solution = degrees.solve(self.facts.reading.tapes)
@@ -395,14 +305,6 @@ class _Analysis:
             else:
                 scales.append((self.keys.index(unknown), float(power)))
         return tuple(sorted(scales)), tuple(sorted(epsilons))
-
-
-_TIED = "a tied leaf can't share out its copies"
-_BENT = "its consumers aren't linear in their leaves"
-
-
-def _sides(event: Contraction) -> list[tuple[Value, int]]:
-    return list(zip(event.values, event.dims, strict=True))
 
 
 def _uncovered(event: Contraction) -> str:

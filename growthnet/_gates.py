@@ -5,9 +5,10 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from ._anatomy import Anatomy, Member, Width
+from ._anatomy import Anatomy
 from ._layout import Atom, Place, spread
 from ._paths import array_leaves, map_arrays
+from ._widths import Member, Width
 
 
 def along(vector: Any, axis: int, rank: int) -> Any:

@@ -6,11 +6,12 @@ from typing import Any
 
 import equinox as eqx
 
-from ._anatomy import Anatomy, Leaf
+from ._anatomy import Anatomy
 from ._kinds import node_kind
 from ._layout import Atom
 from ._paths import array_leaves, join, states, within
 from ._statics import Found, modules
+from ._widths import Leaf
 
 
 _RULES: dict[type, Mapping[str, tuple[float, ...]]] = {}

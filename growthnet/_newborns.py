@@ -6,11 +6,11 @@ from typing import Any, TYPE_CHECKING, TypeAlias
 import jax.random as jr
 import numpy as np
 
-from ._anatomy import Member, Width
 from ._draws import draw_host, fill_value, key_words, uniform
 from ._inits import Clone, Rows
 from ._layout import edit_axis, Layout, positions
 from ._maps import LeafEdit, MapPair
+from ._widths import Member, Width
 
 
 if TYPE_CHECKING:

@@ -3,10 +3,11 @@
 import dataclasses
 from collections.abc import Sequence
 
-from ._anatomy import Anatomy, Fixed, Leaf, Member, Recipe, span, Width
+from ._anatomy import Anatomy, Fixed, span
 from ._events import Role
 from ._facts import Fact, Facts, Key, located
 from ._paths import container_of, within
+from ._widths import Leaf, Member, Recipe, Width
 
 
 def resolve(facts: Facts, paths: Sequence[str], dtypes: Sequence[str]) -> Anatomy:

@@ -6,8 +6,9 @@ from typing import Any, TYPE_CHECKING
 import jax.numpy as jnp
 import numpy as np
 
-from ._edit import Edit, plan
+from ._edit import Edit
 from ._growing import GrowerState, Growing, replaced, strong
+from ._plan import plan
 from ._policy import Decision, moved_units
 from ._turn import no_decision
 

@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from ._anatomy import Anatomy, Width
+from ._anatomy import Anatomy
 from ._edit import Edit, WidthChange
 from ._inits import pair_for, Rows
 from ._trace import misread
+from ._widths import Width
 
 
 def plan_rows(

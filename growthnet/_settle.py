@@ -13,13 +13,14 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from ._anatomy import Anatomy, Width
+from ._anatomy import Anatomy
 from ._events import Number
 from ._facts import Facts
 from ._layout import Atom, Layout, occurrences, Prod, size_of, Sum
 from ._paths import within
 from ._reader import error_line
 from ._statics import fitting, Found, modules, unowned_ints
+from ._widths import Width
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -4,7 +4,8 @@ from typing import TYPE_CHECKING
 
 
 if TYPE_CHECKING:
-    from ._anatomy import Anatomy, Width
+    from ._anatomy import Anatomy
+    from ._widths import Width
 
 
 def table(anatomy: "Anatomy") -> str:

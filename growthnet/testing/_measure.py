@@ -11,11 +11,12 @@ import jax.random as jr
 import jax.tree_util as jtu
 import numpy as np
 
-from .._anatomy import Anatomy, Member
+from .._anatomy import Anatomy
 from .._asked import default_call
 from .._aux import returned
 from .._layout import Atom, Place, spread
 from .._paths import array_leaves, fresh, is_array
+from .._widths import Member
 from ._networks import Case, draw_inputs, is_inexact
 
 

@@ -10,9 +10,10 @@ import jax.tree_util as jtu
 
 from .._anatomy import Anatomy
 from .._capacity import close_units, compact, reserve
-from .._edit import Edit, plan
+from .._edit import Edit
 from .._gates import gate
 from .._paths import is_array
+from .._plan import plan
 from .._trace import trace
 from ._networks import Case
 

@@ -274,7 +274,10 @@ class Degrees:
         if self._touches(step):
             return False
         known, powers = self._known, self._powers
-        return not any(known.get(id(v)) or id(v) in powers for v in step.ins)
+        for value in step.ins:
+            if known.get(id(value)) or id(value) in powers:
+                return False
+        return True
 
     def _scan(self, step: Step) -> None:
         (body,) = step.bodies

@@ -8,6 +8,7 @@ program or a sum goes with the size, both may need some members to be scaled: se
 """
 
 import dataclasses
+import functools as ft
 from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
 
@@ -61,6 +62,7 @@ class _Analysis:
         )
         self.fact: Fact = facts.atoms[width.id]
         self.keys = [(m.leaf, m.axis, m.place) for m in width.members]
+        self.touches = ft.partial(facts.touches, width.id)
         self._silence: UnitSilence | None = None
         self._members: dict[tuple[Value, tuple[int, ...]], frozenset[Key]] = {}
 
@@ -85,7 +87,7 @@ class _Analysis:
     def silence(self) -> UnitSilence:
         """Walked only for widths that need it."""
         if self._silence is None:
-            self._silence = UnitSilence(self.count, self.members)
+            self._silence = UnitSilence(self.count, self.members, self.touches)
             for tape in self.facts.reading.tapes:
                 self._silence.walk(tape)
         return self._silence
@@ -381,7 +383,7 @@ class _Analysis:
             sharers=sharers,
             unknowns=unknowns,
             blanks=self.facts.blanks,
-            touches=lambda step: self.facts.touches(self.width.id, step),
+            touches=self.touches,
         )
         try:
             solution = degrees.solve(self.facts.reading.tapes)

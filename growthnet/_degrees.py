@@ -304,6 +304,8 @@ class Degrees:
             name = {"psum": "reduce_sum"}.get(name, f"reduce_{name[1:]}")
         if name == "gather" and fills(params):
             self._require_still(ins[0])
+        if name in ("split", "unstack"):
+            return [self.form(ins[0])] * outs
         if name in _SAME:
             every = [self.form(v) for v in ins[:outs]]
             return every + [ZERO] * (outs - len(every))

@@ -265,7 +265,7 @@ def _hidden(mlp: eqx.nn.MLP) -> list[int]:
     sizes = []
     for layer in mlp.layers[:-1]:
         for array, axis in ((layer.weight, -2), (layer.bias, -1)):
-            if is_array(array):
+            if array is not None and is_array(array):
                 sizes.append(array.shape[axis])
                 break
     return sizes

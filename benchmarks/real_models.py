@@ -45,7 +45,7 @@ def others(proof: Proof) -> str:
         if width.name not in grown:
             reason = (*width.reasons, width.exactness("zero_out")[1])[0]
             text = re.sub(r", at \S+ \(.*", "", reason).replace("|", "/")
-            text = re.sub(r"(doesn't work with another size: \w+).*", r"\1", text)
+            text = re.sub(r"(with another size: \w+Error).*", r"\1", text)
             why.setdefault(text, []).append(width.name)
     return "; ".join(f"{len(names)}: {text}" for text, names in why.items())
 
@@ -79,6 +79,7 @@ def main() -> None:
         proof = prove(MODELS[name])
         print(row(MODELS[name], proof), flush=True)
         held = proof.shrunk and proof.true and proof.finite and not proof.reset
+        held = held and proof.difference < 1e-5
         moved = proof.losses[0] != proof.losses[1]
         seconds = time.perf_counter() - start
         print(

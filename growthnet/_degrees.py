@@ -220,7 +220,10 @@ class Degrees:
         if self._touches(step):
             return False
         known, powers = self._known, self._powers
-        return not any(known.get(id(v)) or id(v) in powers for v in step.ins)
+        for value in step.ins:
+            if known.get(id(value)) or id(value) in powers:
+                return False
+        return True
 
     def _scan(self, step: Step) -> None:
         (body,) = step.bodies
@@ -247,6 +250,8 @@ class Degrees:
             name = {"psum": "reduce_sum"}.get(name, f"reduce_{name[1:]}")
         if name == "gather" and fills(params):
             self._require_still(ins[0])
+        if name in ("split", "unstack"):
+            return [self.form(ins[0])] * outs
         if name in _SAME:
             every = [self.form(v) for v in ins[:outs]]
             return every + [ZERO] * (outs - len(every))

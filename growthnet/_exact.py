@@ -291,7 +291,7 @@ class _Analysis(Readers):
             sharers=sharers,
             unknowns=unknowns,
             blanks=self.facts.blanks,
-            touches=lambda step: self.facts.touches(self.fact.id, step),
+            touches=self.touches,
         )
         try:
             solution = degrees.solve(self.facts.reading.tapes)

@@ -10,7 +10,6 @@ axis is refined after the event happened.
 
 import dataclasses
 import os
-import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -269,8 +268,12 @@ def source_line(eqn: Any) -> tuple[str, bool]:
 def error_line(error: BaseException) -> str:
     """The user's line that raised: the innermost frame outside installed packages."""
     line = ""
-    for frame in traceback.extract_tb(error.__traceback__):
-        path = frame.filename.replace(os.sep, "/")
+    # By hand: `traceback.extract_tb` looks at every source file.
+    frame = error.__traceback__
+    while frame is not None:
+        code = frame.tb_frame.f_code
+        path = code.co_filename.replace(os.sep, "/")
         if "/site-packages/" not in path and not path.startswith((_HERE, "<")):
-            line = f"{os.path.basename(path)}:{frame.lineno} ({frame.name})"
+            line = f"{os.path.basename(path)}:{frame.tb_lineno} ({code.co_name})"
+        frame = frame.tb_next
     return line

@@ -233,14 +233,17 @@ class UnitSilence:
 
     - `count(value, dims)`: how often the width occurs in these axes of a value.
     - `members(value, dims)`: for a value made of leaves, the width's members there.
+    - `touches(step)`: may the width occur in this step? The others are passed over.
     """
 
     def __init__(
         self,
         count: Callable[[Value, Sequence[int]], int],
         members: Callable[[Value, Sequence[int]], frozenset[Any]],
+        touches: Callable[[Step], bool] = lambda step: True,
     ):
         self._count = count
+        self._touches = touches
         self._members = members
         self._known: dict[int, Silence] = {}
 
@@ -260,6 +263,8 @@ class UnitSilence:
     def walk(self, tape: Tape) -> None:
         """Fills in what is known of every value of a program."""
         for step in tape.steps:
+            if not self._touches(step):
+                continue
             name = step.eqn.primitive.name
             if name == "scan":
                 self._scan(step)

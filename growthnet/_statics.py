@@ -264,9 +264,8 @@ def _hidden(mlp: eqx.nn.MLP) -> list[int]:
     tree of a network's other leaves."""
     sizes = []
     for layer in mlp.layers[:-1]:
-        arrays: Any = ((layer.weight, -2), (layer.bias, -1))
-        for array, axis in arrays:
-            if is_array(array):
+        for array, axis in ((layer.weight, -2), (layer.bias, -1)):
+            if array is not None and is_array(array):
                 sizes.append(array.shape[axis])
                 break
     return sizes

@@ -92,6 +92,33 @@ def test_a_stream_under_rms_norm_grows_by_silent_newborns():
     assert back.norms[0].eps == pytest.approx(1e-2)
 
 
+@pytest.mark.parametrize(
+    "take", [jnp.split, lambda y, n: jnp.unstack(y.reshape(n, -1))]
+)
+def test_every_piece_of_what_is_taken_apart_scales(take):
+    net = {
+        "stem": normal(4, 3),
+        "gain": jnp.ones(4),
+        "up": normal(6, 4),
+        "down": normal(2, 3),
+    }
+
+    def call(net, x):
+        x = net["stem"] @ x
+        x = x / jnp.sqrt(jnp.mean(x**2) + 1e-12) * net["gain"]
+        _, last = take(net["up"] @ x, 2)
+        return net["down"] @ jnp.tanh(last)
+
+    x = normal(3)
+    anatomy = gn.trace(net, x, call=call)
+    (stream,) = [w for w in anatomy.all_widths if w.size == 4]
+    scaled = {stream.members[i].path: power for i, power in stream.silent.scales}
+    assert scaled == {"gain": -0.5}
+    # Only nearly exact: no field holds the epsilon.
+    edit = gn.plan(anatomy, {stream.name: 9}, allow_drift=True)
+    assert_kept(call, net, edit(net, key=jr.key(1)), x)
+
+
 def test_moments_of_scaled_leaves_go_against_their_scale():
     net, x = RmsBlock(4, jr.key(0)), normal(3)
     edit = gn.plan(gn.trace(net, x), {"stem": 16})

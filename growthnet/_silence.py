@@ -256,8 +256,11 @@ class UnitSilence:
             return Silence()
         if value.kind in (Kind.PARAM, Kind.ROWS):
             found = self._members(value, dims)
-            zeros: Cause = (found,) if value.zeroable and found else ()
-            return Silence(zeros, zeros if value.linear else (), found)
+            if value.zeroable and found:
+                return Silence((found,), (found,) if value.linear else (), found)
+            # A function of leaves (rows of a table over their norm) was walked.
+            known = self._known.get(id(value), Silence())
+            return dataclasses.replace(known, depends=known.depends | found)
         return self._known.get(id(value), Silence())
 
     def walk(self, tape: Tape) -> None:

@@ -121,7 +121,7 @@ def test_pallas_kernels_are_opaque_until_they_are_described(register):
     )
     register("pallas_call", ours)
     anatomy = gn.trace(net, x, call=kernels)
-    assert sizes(anatomy) == {"mlp.down": 5, "mlp.up": 6, "stem": 4}
+    assert sizes(anatomy) == {"mlp": 5, "mlp.up": 6, "stem": 4}
     assert roles(anatomy, "mlp.up") == {
         "mlp.up:1": {"producer"},
         "mlp.bias:0": {"offset"},

@@ -219,7 +219,7 @@ def split(reader: Reader, eqn: Any, values: tuple[Value, ...]) -> list[Value]:
 
 def concatenate(reader: Reader, eqn: Any, values: tuple[Value, ...]) -> Value:
     """Segments one after another; the other axes are shared."""
-    axis = eqn.params["dimension"]
+    axis = int(eqn.params["dimension"])
     dims = list(values[0].dims)
     dims[axis] = reader.solver.sum([v.dims[axis] for v in values])
     for value in values[1:]:
@@ -295,7 +295,7 @@ def pad(reader: Reader, eqn: Any, values: tuple[Value, ...]) -> Value | list[Val
 
 def stack(reader: Reader, eqn: Any, values: tuple[Value, ...]) -> Value:
     """A new axis that counts the stacked values: rigid."""
-    axis = eqn.params["axis"]
+    axis = int(eqn.params["axis"])
     counter = reader.dims((len(values),))[0]
     reader.rigid(counter, "it counts stacked arrays")
     single = [with_axis(v, axis, Node(1)) for v in values]
@@ -321,7 +321,7 @@ def with_axis(value: Value, axis: int, node: Node) -> Value:
 
 def unstack(reader: Reader, eqn: Any, values: tuple[Value, ...]) -> list[Value]:
     (value,) = values
-    axis = eqn.params["axis"]
+    axis = int(eqn.params["axis"])
     reader.rigid(value.dims[axis], "it is taken apart one by one")
     kept = [d for d in range(len(value.dims)) if d != axis]
     dims = [value.dims[d] for d in kept]

@@ -32,13 +32,7 @@ def anatomy_of(name, dtype="float32", twin=False):
     return gn.trace(case.net, *case.args, call=case.call)
 
 
-every_model = pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=[pytest.mark.skip(entry.waits)] * bool(entry.waits))
-        for name, entry in MODELS.items()
-    ],
-)
+every_model = pytest.mark.parametrize("name", MODELS)
 both_precisions = pytest.mark.parametrize("dtype", ["float32", "float64"])
 
 
@@ -156,10 +150,7 @@ CHANGES: dict[str, Any] = {
 def hold(law, name, dtype="float32", *, program=False, only=None):
     """Holds one model against one law, through its own code or through the program that
     was traced; with `only`, one of its changes."""
-    entry = MODELS[name]
-    if entry.waits:
-        pytest.skip(entry.waits)
-    if law == "alive_newborns" and not entry.at().differentiable:
+    if law == "alive_newborns" and not MODELS[name].at().differentiable:
         pytest.skip("no gradient through a while loop")
     with jax.enable_x64(dtype == "float64"):
         case, anatomy = case_of(name, dtype=dtype), anatomy_of(name, dtype)
@@ -187,8 +178,6 @@ def test_sample_of_programs(name, law):
 
 def check_program(name, dtype):
     """The traced program gives what the edited network gives, by its own code."""
-    if MODELS[name].waits:
-        pytest.skip(MODELS[name].waits)
     with jax.enable_x64(dtype == "float64"):
         case, anatomy = case_of(name, dtype=dtype), anatomy_of(name, dtype)
         (resize,) = changing(anatomy)

@@ -69,12 +69,10 @@ class Model:
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """A model at any sizes, the sizes of its twin, in which many coincide, and what it
-    still waits for in the library."""
+    """A model at any sizes, and the sizes of its twin, in which many coincide."""
 
     model: Callable[..., Model]
     twin: Mapping[str, int]
-    waits: str = ""
 
     def at(self, *, twin: bool = False) -> Model:
         return self.model(**(self.twin if twin else {}))
@@ -84,14 +82,14 @@ MODELS: dict[str, Entry] = {}
 
 
 def register(
-    *, waits: str = "", **twin: int
+    **twin: int,
 ) -> Callable[[Callable[..., Model]], Callable[..., Model]]:
     """Adds a model to the zoo; the arguments are the sizes of its twin."""
 
     def add(model: Callable[..., Model]) -> Callable[..., Model]:
         name = model.__name__
         assert name not in MODELS, name
-        MODELS[name] = Entry(model, MappingProxyType(twin), waits)
+        MODELS[name] = Entry(model, MappingProxyType(twin))
         return model
 
     return add

@@ -5,21 +5,19 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from ._model import averaged, free, Model, register
+import growthnet.flax as gf
+
+from ._model import averaged, free, Model, register, rigid
 
 
 TOKENS = np.array([3, 0, 5, 1, 1, 6])
 VOCABULARY = 13
 
 
-def _applied(module):
-    return lambda variables, *args: module.apply(variables, *args)
-
-
-def linen(module, example, args, widths, **more) -> Model:
-    """A Linen module: its variables, and `apply` as the call."""
-    make = lambda key: module.init(key, *example)
-    return Model(make, args, widths, _applied(module), **more)
+def linen(module, sizes, example, args, widths, **more) -> Model:
+    """A Linen network that knows how its module is made."""
+    make = lambda key: gf.Linen(module, sizes, example, key=key)
+    return Model(make, args, widths, **more)
 
 
 class LinenMLP(nn.Module):
@@ -33,11 +31,11 @@ class LinenMLP(nn.Module):
         return nn.Dense(2)(x)
 
 
-@register(waits="flax", a=3, b=3)
+@register(a=3, b=3)
 def linen_mlp(a: int = 5, b: int = 7) -> Model:
     """Sizes stand in the module, out of the parameters' reach."""
     widths = {"params.Dense_0": free(a), "params.Dense_1": free(b)}
-    return linen(LinenMLP(a, b), (jnp.zeros(3),), ((3,),), widths)
+    return linen(LinenMLP, {"a": a, "b": b}, jnp.zeros(3), ((3,),), widths)
 
 
 class LinenCNN(nn.Module):
@@ -53,13 +51,13 @@ class LinenCNN(nn.Module):
         return nn.Dense(2)(x.reshape(-1))
 
 
-@register(waits="flax", a=4, b=4)
+@register(a=4, b=4)
 def linen_cnn(a: int = 5, b: int = 7) -> Model:
     """Channels last, statistics in a collection of their own, H x W x C flattened."""
     widths = {"params.Conv_0": free(a), "params.Conv_1": free(b)}
-    module = LinenCNN(a, b)
-    example = (jnp.zeros((6, 6, 1)),)
-    return linen(module, example, ((6, 6, 1),), widths, positive=("var",))
+    shape = (6, 6, 1)
+    example, sizes = jnp.zeros(shape), {"a": a, "b": b}
+    return linen(LinenCNN, sizes, example, (shape,), widths, positive=("var",))
 
 
 class LinenTransformer(nn.Module):
@@ -72,24 +70,27 @@ class LinenTransformer(nn.Module):
         embed = nn.Embed(VOCABULARY, self.d)
         x = embed(tokens)
         y = nn.LayerNorm()(x)
-        x = x + nn.MultiHeadDotProductAttention(self.h)(y)
+        x = x + nn.MultiHeadDotProductAttention(self.h, qkv_features=3 * self.h)(y)
         y = nn.Dense(self.m)(nn.LayerNorm()(x))
         x = x + nn.Dense(self.d)(nn.gelu(y))
         return embed.attend(nn.LayerNorm()(x))
 
 
-@register(waits="flax", d=4, h=2, m=4)
-def linen_transformer(d: int = 6, h: int = 2, m: int = 5) -> Model:
-    """A tied head by `attend`; projections laid out width x heads x size."""
+@register(d=4, h=2, m=4)
+def linen_transformer(d: int = 5, h: int = 2, m: int = 7) -> Model:
+    """A tied head by `attend`; how wide a head is stands in the code."""
     attention = "params.MultiHeadDotProductAttention_0"
+    fixed = rigid(3, "no argument of the factory")
     widths = {
-        "params.Dense_0.kernel": free(m),
-        "params.Dense_1.kernel": averaged(d),
-        f"{attention}.key.kernel": free(h),
-        f"{attention}.key.kernel/1": averaged(d // h, exact="zero_out, clone x2"),
-        f"{attention}.value.kernel": free(d // h),
+        "params.Dense_0": free(m),
+        "params.Dense_1": averaged(d),
+        f"{attention}.key": free(h),
+        f"{attention}.key/1": fixed,
+        f"{attention}.value": fixed,
     }
-    return linen(LinenTransformer(d, h, m), (TOKENS,), (TOKENS,), widths)
+    sizes = {"d": d, "h": h, "m": m}
+    example = jnp.zeros(len(TOKENS), int)
+    return linen(LinenTransformer, sizes, example, (TOKENS,), widths)
 
 
 class NNXMLP(nnx.Module):
@@ -104,11 +105,11 @@ class NNXMLP(nnx.Module):
         return self.last(nnx.relu(self.norm(self.second(x))))
 
 
-@register(waits="flax", a=4, b=4)
+@register(a=4, b=4)
 def nnx_mlp(a: int = 5, b: int = 7) -> Model:
     """A module that holds its sizes."""
     make = lambda key: NNXMLP(a, b, rngs=nnx.Rngs(key))
-    widths = {"first.kernel": free(a), "second.kernel": free(b)}
+    widths = {"first": free(a), "second": free(b)}
     return Model(make, ((3,),), widths, positive=("var",))
 
 
@@ -124,11 +125,11 @@ class NNXCNN(nnx.Module):
         return self.head(jnp.mean(x, axis=(0, 1)))
 
 
-@register(waits="flax", a=4, b=4)
+@register(a=4, b=4)
 def nnx_cnn(a: int = 5, b: int = 7) -> Model:
     """Convolutions with channels last, global average pooling."""
     make = lambda key: NNXCNN(a, b, rngs=nnx.Rngs(key))
-    widths = {"conv1.kernel": free(a), "conv2.kernel": free(b)}
+    widths = {"conv1": free(a), "conv2": free(b)}
     return Model(make, ((6, 6, 1),), widths)
 
 
@@ -149,15 +150,17 @@ class NNXTransformer(nnx.Module):
         return self.head(x)
 
 
-@register(waits="flax", d=4, h=2, m=4)
+@register(d=4, h=2, m=4)
 def nnx_transformer(d: int = 6, h: int = 2, m: int = 5) -> Model:
     """Attention, layer norms and a head of its own."""
     make = lambda key: NNXTransformer(d, h, m, rngs=nnx.Rngs(key))
+    # Flax wants queries and values of one size.
+    stuck = rigid(d // h, "another size")
     widths = {
-        "attention.key.kernel": free(h),
-        "attention.key.kernel/1": averaged(d // h, exact="zero_out, clone x2"),
-        "attention.value.kernel": free(d // h),
-        "attention.out.kernel": averaged(d),
-        "up.kernel": free(m),
+        "attention.key": free(h),
+        "attention.key/1": stuck,
+        "attention.value": stuck,
+        "attention.out": averaged(d),
+        "up": free(m),
     }
     return Model(make, (TOKENS,), widths)

@@ -59,8 +59,12 @@ class Tied(eqx.Module):
 
 @register(d=4, h=4)
 def tied_head(d: int = 5, h: int = 7) -> Model:
-    """The table is read at both ends, so a gate would enter squared."""
-    widths = {"table": free(d, gateable="binary"), "up": free(h)}
+    """The table is read at both ends, so a gate would enter squared, and shares of
+    copies have to be equal."""
+    widths = {
+        "table": free(d, exact="zero_out, clone x2", gateable="binary"),
+        "up": free(h),
+    }
     return Model(lambda key: Tied(d, h, key=key), (TOKENS,), widths)
 
 

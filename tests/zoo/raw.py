@@ -84,4 +84,4 @@ def straight_through(h: int = 5) -> Model:
             "last": {"w": jnp.zeros((2, h)), "b": jnp.zeros(2)},
         }
 
-    return Model(make, ((3,),), {"first.w": free(h)}, _quantised)
+    return Model(make, ((3,),), {"first": free(h)}, _quantised)

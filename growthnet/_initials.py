@@ -90,7 +90,7 @@ def state_fields(anatomy: Anatomy, net: Any) -> tuple[Found, ...]:
             for name in _state_leaves(net, index)[:1]:
                 layout = leaves[name].layouts[-1]
                 if isinstance(layout, Atom) and layout.id in widths:
-                    found.append((path, "input_size", None, layout.id))
+                    found.append((path, "input_size", None, layout))
     return tuple(found)
 
 

@@ -1,11 +1,8 @@
 """Which leaves silence a value: zeros that a network's zeros bring about.
 
-Two questions are answered by the same walk over a tape. *Which members make the new
-units of a width say nothing where no weight reads them* (a head's queries, a stream
-under a norm)? And *which leaves make a layer of a stack the identity*?
-
-A walk keeps, beside every value, the sets of members (or leaves) that have to be zero
-so that the value is.
+Which members make the new units of a width say nothing where no weight reads them (a
+head's queries, a stream under a norm)? A walk over a tape keeps, beside every value,
+the sets of members that have to be zero so that the value is.
 """
 
 import dataclasses
@@ -38,11 +35,11 @@ _CARRYING = ZERO_TO_ZERO | set(
     "reduce_max reduce_min gather dynamic_slice rev cumsum cummax cummin cumprod "
     "reduce_window_sum reduce_window_max psum expand_dims sort top_k".split()
 )
-_ALL_OF = set(
+ALL_OF = set(
     "add add_any sub max min concatenate stack pad dynamic_update_slice scatter "
     "scatter-add select_n".split()
 )
-_ANY_OF = set("mul dot_general conv_general_dilated".split())
+ANY_OF = set("mul dot_general conv_general_dilated".split())
 
 
 def nothing(value: Value) -> bool:
@@ -90,78 +87,6 @@ _LINEAR = set(
 )
 
 
-# --- layers
-
-
-@dataclasses.dataclass(frozen=True)
-class _Plus:
-    """Carried value number `carry`, plus something that these leaves silence."""
-
-    carry: int
-    rest: Cause
-
-
-def null_layers(
-    tape: Tape, fixed: int, carried: int
-) -> tuple[tuple[int, ...] | None, str]:
-    """The leaves whose zeros make one round of a scan pass on what it carries.
-
-    **Returns:** the leaves, or `None` and the reason.
-    """
-    if len(tape.outs) > carried:
-        return None, "every layer's result is collected"
-    known: dict[int, Cause | _Plus] = {}
-    for k, value in enumerate(tape.args):
-        if fixed <= k < fixed + carried:
-            known[id(value)] = _Plus(k - fixed, SILENT)
-        elif k >= fixed + carried and value.kind == Kind.PARAM:
-            leaves = frozenset(o.leaf for o in value.origins)
-            known[id(value)] = (leaves,) if leaves else ()
-    _walk_layer(tape, known)
-    cover: frozenset[int] = frozenset()
-    for i, out in enumerate(tape.outs):
-        found = known.get(id(out))
-        if not isinstance(found, _Plus) or found.carry != i or not found.rest:
-            return None, "a new layer wouldn't pass on what it is given"
-        cover |= found.rest[0]
-    return tuple(sorted(cover)), ""
-
-
-def _walk_layer(tape: Tape, known: dict[int, Any]) -> None:
-    for step in tape.steps:
-        if len(step.bodies) == 1 and step.eqn.primitive.name not in ("scan", "while"):
-            _walk_layer(step.bodies[0], known)
-            continue
-        ins = [SILENT if nothing(v) else known.get(id(v), ()) for v in step.ins]
-        result = _layer_step(step, ins)
-        for out in step.outs:
-            # What passes an annotation is the same value, and known.
-            if out not in step.ins:
-                known[id(out)] = result
-
-
-def _layer_step(step: Step, ins: list[Any]) -> Any:
-    name = step.eqn.primitive.name
-    plus = [x for x in ins if isinstance(x, _Plus)]
-    if name in _ANY_OF:
-        return any_of([() if isinstance(x, _Plus) else x for x in ins])
-    if plus:
-        return _still_carried(step, ins, plus)
-    if carries_zeros(step):
-        return ins[0]
-    return all_of(_arrays(step, ins)) if name in _ALL_OF else ()
-
-
-def carries_zeros(step: Step) -> bool:
-    """Are the results zero where the first operand is?"""
-    name = step.eqn.primitive.name
-    if name == "integer_pow":
-        return step.eqn.params["y"] > 0
-    if name == "gather":
-        return not fills(step.eqn.params)
-    return name in _CARRYING or name == "div"
-
-
 def fills(params: Mapping[str, Any]) -> bool:
     """Does a gather put a number other than 0 where an index is out of bounds? (Not a
     number is what comes out of every unit then, before and after a resize.)"""
@@ -179,7 +104,17 @@ def source_of(step: Step, k: int) -> int | None:
     return k if k < len(step.ins) else None
 
 
-def _arrays(step: Step, ins: Sequence[Any]) -> list[Any]:
+def carries_zeros(step: Step) -> bool:
+    """Are the results zero where the first operand is?"""
+    name = step.eqn.primitive.name
+    if name == "integer_pow":
+        return step.eqn.params["y"] > 0
+    if name == "gather":
+        return not fills(step.eqn.params)
+    return name in _CARRYING or name == "div"
+
+
+def arrays_of(step: Step, ins: Sequence[Any]) -> list[Any]:
     """The operands that hold entries, without predicates and indices."""
     name = step.eqn.primitive.name
     if name == "select_n":
@@ -189,28 +124,6 @@ def _arrays(step: Step, ins: Sequence[Any]) -> list[Any]:
     if name.startswith("scatter"):
         return [ins[0], ins[2]]
     return list(ins)
-
-
-def _still_carried(step: Step, ins: list[Any], plus: list[_Plus]) -> Any:
-    """Carried values pass through sums and casts that lose nothing."""
-    name, first = step.eqn.primitive.name, plus[0]
-    if name in ("add", "add_any") or (name == "sub" and ins[0] is first):
-        rest = all_of([first.rest, *(x for x in ins if not isinstance(x, _Plus))])
-        return _Plus(first.carry, rest) if len(plus) == 1 else ()
-    if name == "select_n" and len(plus) == len(ins) - 1:
-        same = all(p.carry == first.carry for p in plus)
-        return _Plus(first.carry, all_of([p.rest for p in plus])) if same else ()
-    if name == "convert_element_type":
-        (before,), (after,) = step.eqn.invars, step.eqn.outvars
-        widens = after.aval.dtype.itemsize >= before.aval.dtype.itemsize
-        # Back to what it was, after it was made wider.
-        back = step.eqn.params["new_dtype"] == before.aval.dtype
-        return first if widens or back else ()
-    passes = ("copy", "copy_p", "optimization_barrier", "name", "sharding_constraint")
-    return first if name in passes else ()
-
-
-# --- units
 
 
 @dataclasses.dataclass(frozen=True)
@@ -351,18 +264,18 @@ class UnitSilence:
 
     def _step(self, step: Step, k: int) -> Silence:
         name = step.eqn.primitive.name
-        if name in _ANY_OF:
+        if name in ANY_OF:
             return self._product(step, step.outs[k])
         source = source_of(step, k)
-        if name in _ALL_OF:
-            values = _arrays(step, step.ins)
+        if name in ALL_OF:
+            values = arrays_of(step, step.ins)
         elif source is None:
             return Silence(depends=self._depends(step.ins))
         else:
             values = [step.ins[source]]
         found = [self.of(v) for v in values]
         zeros = shares = ()
-        if name in _ALL_OF or carries_zeros(step):
+        if name in ALL_OF or carries_zeros(step):
             zeros = all_of([f.zeros for f in found])
         if name in _LINEAR or (name == "div" and not self.of(step.ins[1]).depends):
             shares = all_of([f.shares for f in found])

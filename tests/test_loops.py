@@ -108,7 +108,7 @@ def stacked_net(layers=3, stream=4, units=5):
 def test_stacked_depth_is_a_width():
     net, x = stacked_net(), normal(3)
     anatomy = gn.trace(net, x, call=stacked)
-    assert sizes(anatomy) == {"blocks.depth": 3, "blocks.up": 5, "blocks.down": 4}
+    assert sizes(anatomy) == {"blocks.depth": 3, "blocks.up": 5, "blocks": 4}
     depth = anatomy.widths["blocks.depth"]
     assert depth.ordered and depth.gateable == "any"
     assert depth.exactness("zero_out") == ("exact", "")
@@ -124,7 +124,7 @@ def test_stacked_depth_is_a_width():
 def test_stacked_widths_grow_with_all_layers():
     net, x = stacked_net(), normal(3)
     anatomy = gn.trace(net, x, call=stacked)
-    edit = gn.plan(anatomy, {"blocks.up": 7, "blocks.down": 6})
+    edit = gn.plan(anatomy, {"blocks.up": 7, "blocks": 6})
     assert edit.exactness == "exact"
     grown = edit(net, key=jr.key(0))
     close(stacked(grown, x), stacked(net, x))

@@ -62,7 +62,7 @@ def test_a_report_tells_what_could_not_be_checked():
     net = eqx.nn.Sequential(
         [
             eqx.nn.Linear(3, 4, key=jr.key(0)),
-            eqx.nn.Lambda(lambda x: x / jnp.sqrt(jnp.sum(x**2))),
+            eqx.nn.LayerNorm(4),
             eqx.nn.Linear(4, 2, key=jr.key(1)),
         ]
     )

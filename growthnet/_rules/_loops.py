@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from .._events import Kind, Origin, Role, Stack, Value
+from .._null_layers import null_layers
 from .._reader import Reader, Rule
-from .._silence import null_layers
 from .._unify import Node
 
 

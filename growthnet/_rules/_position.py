@@ -19,8 +19,7 @@ _LINEAR = {"cumsum", "fft"}
 
 
 def ordered(reader: Reader, eqn: Any, values: tuple[Value, ...]) -> list[Value]:
-    """Along the ordered axes nothing is known of the results but that they are rigid;
-    the other axes pass through."""
+    """The ordered axes are rigid before and after; the other axes pass through."""
     name, rank = eqn.primitive.name, len(values[0].dims)
     axes = _axes(eqn, rank)
     to = {d: d for d in range(rank) if d not in axes}
@@ -29,7 +28,7 @@ def ordered(reader: Reader, eqn: Any, values: tuple[Value, ...]) -> list[Value]:
             reader.solver.unify(values[0].dims[d], value.dims[d])
     # Sorting several arrays gives as many; `top_k` of one gives values and indices.
     sources = values if len(values) == len(eqn.outvars) else values[:1] * 2
-    return [
+    results = [
         through(
             reader,
             value,
@@ -42,6 +41,12 @@ def ordered(reader: Reader, eqn: Any, values: tuple[Value, ...]) -> list[Value]:
         )
         for i, value in enumerate(sources[: len(eqn.outvars)])
     ]
+    for value, result in zip(sources, results, strict=False):
+        for d in axes:
+            # What stays as long as it was is listed as one axis.
+            if value.dims[d].size == result.dims[d].size:
+                reader.solver.unify(value.dims[d], result.dims[d])
+    return results
 
 
 def _axes(eqn: Any, rank: int) -> set[int]:

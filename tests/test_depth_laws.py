@@ -97,6 +97,7 @@ CASES = [
 ]
 every_case = pytest.mark.parametrize("case", CASES, ids=str)
 seeds = hypothesis.given(seed=st.integers(0, 2**16))
+pytestmark = pytest.mark.slow
 few = hypothesis.settings(max_examples=4)
 
 

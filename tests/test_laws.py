@@ -87,7 +87,7 @@ QUICK = ("round_trip", "symmetry", "truth")
 
 @pytest.mark.parametrize("law", QUICK)
 @both_precisions
-@hypothesis.settings(max_examples=18)
+@hypothesis.settings(max_examples=12)
 @hypothesis.given(data=st.data())
 def test_quick_law(data, law, dtype):
     hold(data, law, dtype)
@@ -95,7 +95,7 @@ def test_quick_law(data, law, dtype):
 
 @pytest.mark.parametrize("law", [law for law in LAWS if law not in QUICK])
 @both_precisions
-@hypothesis.settings(max_examples=8)
+@hypothesis.settings(max_examples=6)
 @hypothesis.given(data=st.data())
 def test_law(data, law, dtype):
     hold(data, law, dtype)

@@ -81,7 +81,7 @@ def check_laws(program: Program, dtype: str):
         preservation(case, Resize(free))
 
 
-few, many = hypothesis.settings(max_examples=20), hypothesis.settings(max_examples=150)
+few, many = hypothesis.settings(max_examples=8), hypothesis.settings(max_examples=150)
 
 
 @few

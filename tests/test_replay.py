@@ -390,6 +390,7 @@ def test_shrinking_leaves_what_the_survivors_say():
     same(again(back, x), hard(silent, x))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("law", LAWS)
 def test_the_laws_hold_for_a_program(law):
     net, x = hard_net(), floats(9, 3)

@@ -166,12 +166,12 @@ def hold(law, name, dtype="float32", *, program=False, only=None):
 SAMPLE = list(zip(MODELS, it.cycle(LAWS)))
 
 
-@pytest.mark.parametrize(("name", "law"), SAMPLE[::2])
+@pytest.mark.parametrize(("name", "law"), SAMPLE[::4])
 def test_sample(name, law):
     hold(law, name, only=0)
 
 
-@pytest.mark.parametrize(("name", "law"), SAMPLE[1::10])
+@pytest.mark.parametrize(("name", "law"), SAMPLE[1::20])
 def test_sample_of_programs(name, law):
     hold(law, name, program=True, only=0)
 
@@ -190,7 +190,7 @@ def check_program(name, dtype):
         reference.compare_values("replay", values, edit.after, "the traced program")
 
 
-@pytest.mark.parametrize("name", list(MODELS)[::6])
+@pytest.mark.parametrize("name", list(MODELS)[::12])
 def test_the_traced_program_is_the_network(name):
     check_program(name, "float32")
 

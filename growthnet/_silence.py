@@ -169,9 +169,10 @@ class UnitSilence:
             return Silence()
         if value.kind in (Kind.PARAM, Kind.ROWS):
             found = self._members(value, dims)
-            if value.zeroable and found:
-                return Silence((found,), (found,) if value.linear else (), found)
-            # A function of leaves (rows of a table over their norm) was walked.
+            zeros: Cause = (found,) if value.zeroable and found else ()
+            if zeros or value.kind == Kind.PARAM:
+                return Silence(zeros, zeros if value.linear else (), found)
+            # Rows of a table over their norm: activations in all but kind.
             known = self._known.get(id(value), Silence())
             return dataclasses.replace(known, depends=known.depends | found)
         return self._known.get(id(value), Silence())

@@ -28,7 +28,7 @@ def ordered(reader: Reader, eqn: Any, values: tuple[Value, ...]) -> list[Value]:
             reader.solver.unify(values[0].dims[d], value.dims[d])
     # Sorting several arrays gives as many; `top_k` of one gives values and indices.
     sources = values if len(values) == len(eqn.outvars) else values[:1] * 2
-    results = [
+    return [
         through(
             reader,
             value,
@@ -41,12 +41,6 @@ def ordered(reader: Reader, eqn: Any, values: tuple[Value, ...]) -> list[Value]:
         )
         for i, value in enumerate(sources[: len(eqn.outvars)])
     ]
-    for value, result in zip(sources, results, strict=False):
-        for d in axes:
-            # What stays as long as it was is listed as one axis.
-            if value.dims[d].size == result.dims[d].size:
-                reader.solver.unify(value.dims[d], result.dims[d])
-    return results
 
 
 def _axes(eqn: Any, rank: int) -> set[int]:

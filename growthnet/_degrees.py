@@ -20,7 +20,7 @@ import numpy as np
 
 from ._equations import constant, Equations, Form, plus, Unknown, ZERO
 from ._events import Kind, Value
-from ._silence import fills, nothing, UnitSilence, ZERO_TO_ZERO
+from ._silence import arrays_of, fills, nothing, source_of, UnitSilence
 from ._tape import Step, Tape
 
 
@@ -36,20 +36,11 @@ _MOVES = set(
     "transpose squeeze broadcast_in_dim reshape slice split unstack tile gather "
     "dynamic_slice rev expand_dims".split()
 )
-_SAME = (
-    _MOVES
-    | (
-        ZERO_TO_ZERO
-        & set(
-            "abs conj convert_element_type copy copy_p imag neg optimization_barrier "
-            "real reduce_precision sharding_constraint stop_gradient device_put "
-            "name".split()
-        )
-    )
-    | set(
-        "reduce_max reduce_min cumsum cummax cummin reduce_window_sum "
-        "reduce_window_max reduce_window_min sort psum pmax pmin psum_invariant".split()
-    )
+_SAME = _MOVES | set(
+    "abs conj convert_element_type copy copy_p imag neg optimization_barrier real "
+    "reduce_precision sharding_constraint stop_gradient device_put name reduce_max "
+    "reduce_min cumsum cummax cummin reduce_window_sum reduce_window_max "
+    "reduce_window_min sort top_k psum pmax pmin psum_invariant".split()
 )
 _EQUAL = set(
     "add add_any sub max min concatenate stack pad dynamic_update_slice scatter "
@@ -250,11 +241,9 @@ class Degrees:
             name = {"psum": "reduce_sum"}.get(name, f"reduce_{name[1:]}")
         if name == "gather" and fills(params):
             self._require_still(ins[0])
-        if name in ("split", "unstack"):
-            return [self.form(ins[0])] * outs
         if name in _SAME:
-            every = [self.form(v) for v in ins[:outs]]
-            return every + [ZERO] * (outs - len(every))
+            sources = [source_of(step, k) for k in range(outs)]
+            return [ZERO if s is None else self.form(ins[s]) for s in sources]
         if name == "reduce_sum":
             return [self._summed(v, positions) for v in ins[:outs]]
         if name.startswith("reduce_") and any(
@@ -266,8 +255,6 @@ class Degrees:
         if name in _ONLY_ORDER:
             self._met(step)
             return [ZERO] * outs
-        if name == "top_k":
-            return [self.form(ins[0]), ZERO]
         if name in ("mul", "div"):
             return [self._product(ins, -1 if name == "div" else 1)]
         if name in ("dot_general", "conv_general_dilated"):
@@ -293,14 +280,8 @@ class Degrees:
         return None
 
     def _met(self, step: Step) -> Form | None:
-        name, values = step.eqn.primitive.name, list(step.ins)
-        if name == "select_n":
-            values = values[1:]
-        elif name == "dynamic_update_slice":
-            values = values[:2]
-        elif name.startswith("scatter"):
-            values = [values[0], values[2]]
-        if name in ("add", "max"):
+        values = arrays_of(step, step.ins)
+        if step.eqn.primitive.name in ("add", "max"):
             for value in values:
                 if _is_small(value) and id(value) not in self._powers:
                     self._known[id(value)] = {("eps", id(value)): Fraction(1)}

@@ -98,7 +98,7 @@ class _Analysis(Readers):
         # A weight over its own norm: new units have one, closed ones don't.
         singular = [r for r in self.fact.reductions if r.how == "singular"]
         whys = tuple(dict.fromkeys(located(r.what, r.line) for r in singular))
-        if any(self._touches(r.value) & cover for r in singular):
+        if any(self._everywhere(r.value) & cover for r in singular):
             return Recipe("not preserving", whys[0], indices, drift=whys)
         if not self.powers:
             return Recipe("exact", cover=indices, drift=whys)
@@ -111,7 +111,8 @@ class _Analysis(Readers):
                 return Recipe("exact", "", indices, *found, drift=(*drift, *whys))
         return Recipe("not preserving", drift[0], indices, drift=tuple(drift))
 
-    def _touches(self, value: Value) -> frozenset[Key]:
+    def _everywhere(self, value: Value) -> frozenset[Key]:
+        """The members that a value made of leaves has along any axis."""
         return self.members(value, range(len(value.dims)))
 
     def _layers(self) -> Recipe:

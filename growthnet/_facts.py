@@ -39,6 +39,12 @@ class Fact:
     reductions: list[Reduction] = dataclasses.field(default_factory=list)
     stacks: list[Stack] = dataclasses.field(default_factory=list)
 
+    @property
+    def produced(self) -> bool:
+        """Does a leaf make these units?"""
+        made = {Role.PRODUCER, Role.FACTOR, Role.STACK}
+        return any(roles & made for roles in self.roles.values())
+
 
 class Facts:
     """All atoms of a reading, and which values they occur in."""
@@ -70,10 +76,9 @@ class Facts:
         """Rows of a table offset or scale what others produced, as an expert's bias
         does. Where nobody did (an embedding under dropout) the table is what produces.
         """
-        made = {Role.PRODUCER, Role.FACTOR, Role.STACK}
         tables = {leaf for leaf, _ in self.touched(Role.LOOKUP)}
         for fact in self.atoms:
-            if not any(roles & made for roles in fact.roles.values()):
+            if not fact.produced:
                 for (leaf, _, _), roles in fact.roles.items():
                     if leaf in tables and roles & {Role.OFFSET, Role.SCALE}:
                         roles.add(Role.PRODUCER)

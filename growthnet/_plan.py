@@ -137,12 +137,12 @@ def _refusal(width: Width, change: WidthChange, init: Init) -> str:
 
 
 def targets_of(anatomy: Anatomy, sizes: Mapping[str, int]) -> dict[str, int]:
+    """The new size of each width that the patterns of `sizes` match, checked."""
     if not isinstance(sizes, Mapping):
         raise ValueError(
             f"sizes={sizes!r}; give a dict from width name to size, "
             f"such as {dict(list(anatomy.sizes.items())[:1])}"
         )
-    """The new size of each width that the patterns of `sizes` match, checked."""
     targets: dict[str, int] = {}
     for pattern, size in sizes.items():
         for name in anatomy.match(pattern):

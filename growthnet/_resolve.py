@@ -65,10 +65,10 @@ def _classify(
     widths = tuple(_width(f, names.of(f), leaves) for f in hidden)
     fixed = []
     for fact in ordered:
-        if _is_hidden(fact) or not (_is_produced(fact) or fact.interface):
+        if _is_hidden(fact) or not (fact.produced or fact.interface):
             continue
         leaf, axis, _ = _first(fact)
-        name = names.free(_first(fact)) if _is_produced(fact) else None
+        name = names.free(_first(fact)) if fact.produced else None
         reason = next(iter(fact.interface), "nothing consumes its units")
         name = name or f"{leaves[leaf].path}:{axis}"
         fixed.append(Fixed(name, fact.size, reason, fact.id))
@@ -101,17 +101,12 @@ def _tables(facts: list[Fact], leaves: tuple[Leaf, ...]) -> tuple[Width, ...]:
     return tuple(found)
 
 
-def _is_produced(fact: Fact) -> bool:
-    made = {Role.PRODUCER, Role.FACTOR, Role.STACK}
-    return any(roles & made for roles in fact.roles.values())
-
-
 def _goes_on(fact: Fact) -> bool:
     return bool(fact.contractions or fact.reductions or fact.rigid or fact.stacks)
 
 
 def _is_hidden(fact: Fact) -> bool:
-    return _is_produced(fact) and _goes_on(fact) and not fact.interface
+    return fact.produced and _goes_on(fact) and not fact.interface
 
 
 def _width(fact: Fact, name: str, leaves: tuple[Leaf, ...]) -> Width:

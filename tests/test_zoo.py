@@ -26,6 +26,19 @@ def as_users_have_it():
         yield
 
 
+@pytest.fixture(autouse=True)
+def few_programs(request):
+    """A process can't hold the programs of all models: XLA crashes after some thousand.
+    What is compiled for one model is of no use to the next."""
+    name = request.node.callspec.params["name"]
+    if _last and _last != [name]:
+        jax.clear_caches()
+    _last[:] = [name]
+
+
+_last: list[str] = []
+
+
 @ft.cache
 def anatomy_of(name, dtype="float32", twin=False):
     case = case_of(name, dtype=dtype, twin=twin)
@@ -96,12 +109,22 @@ def wiring(anatomy):
     ]
 
 
-@every_model
-def test_sizes_that_coincide_change_nothing(name):
+def check_coinciding(name):
     anatomy, twin = (anatomy_of(name, twin=twin) for twin in (False, True))
     wanted = MODELS[name].at(twin=True).widths
     assert twin.sizes == {key: what.size for key, what in wanted.items()}
     assert wiring(twin) == wiring(anatomy)
+
+
+@pytest.mark.parametrize("name", list(MODELS)[::6])
+def test_sizes_that_coincide_change_nothing(name):
+    check_coinciding(name)
+
+
+@pytest.mark.slow
+@every_model
+def test_sizes_that_coincide_never_change_anything(name):
+    check_coinciding(name)
 
 
 # --- what happens to it

@@ -30,13 +30,12 @@ def as_users_have_it():
 def few_programs(request):
     """A process can't hold the programs of all models: XLA crashes after some thousand.
     What is compiled for one model is of no use to the next."""
-    name = request.node.callspec.params["name"]
-    if _last and _last != [name]:
-        jax.clear_caches()
-    _last[:] = [name]
+    _turn_to(request.node.callspec.params["name"])
 
 
-_last: list[str] = []
+@ft.lru_cache(maxsize=1)
+def _turn_to(name):
+    jax.clear_caches()
 
 
 @ft.cache

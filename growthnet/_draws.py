@@ -85,7 +85,9 @@ def fill_value(member: Member, leaf: Leaf) -> float:
     """What a closed slot holds: 1 in scales and variances, else 0."""
     if leaf.initial is not None:
         return leaf.initial
-    scale = leaf.scale and len(leaf.shape) - len(leaf.stacks) == 1
+    # One number per unit, also where axes of one make it fit what it multiplies.
+    long = [a for a, n in enumerate(leaf.shape) if n > 1 and a not in leaf.stacks]
+    scale = leaf.scale and len(long) <= 1
     return 1.0 if scale and {"scale", "stack"} & set(member.roles) else 0.0
 
 

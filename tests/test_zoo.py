@@ -193,6 +193,18 @@ def test_sample(name, law):
     hold(law, name, only=0)
 
 
+@pytest.mark.parametrize(
+    ("name", "law"),
+    [
+        ("instance_norm", "alive_newborns"),  # scales with axes of one were born 0
+        ("rms_norm_stream", "alive_newborns"),  # zeros on both sides of a norm
+        ("layer_norm", "preservation"),  # noise went to another cover
+    ],
+)
+def test_law_where_it_was_broken(name, law):
+    hold(law, name)
+
+
 @pytest.mark.parametrize(("name", "law"), SAMPLE[1::20])
 def test_sample_of_programs(name, law):
     hold(law, name, program=True, only=0)

@@ -1,6 +1,7 @@
 """Where batches come from: arrays, sampled inside the program, or any iterable."""
 
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import equinox as eqx
@@ -70,9 +71,18 @@ class ArrayData(eqx.Module):
         rows = jax.lax.dynamic_slice(row, (start,), (self.batch_size,))
         return jax.tree.map(lambda a: a[rows], self.arrays)
 
+    def window(self, key: Any, first: Any, steps: int) -> "Batches":
+        """The batches of `steps` steps from `first` on; pure."""
+        return Batches(self, self.orders(key, first, steps), first)
+
+    @property
+    def step_size(self) -> int:
+        """How many numbers a step of a window holds: its part of the orders."""
+        return self.batch_size or 0
+
 
 class BatchStream:
-    """Batches from an iterable, stacked tick by tick. An iterable that can start again
+    """Batches from an iterable, stacked by the host. An iterable that can start again
     does so at its end; an iterator that ends is an error that says when."""
 
     def __init__(self, data: Iterable[Any]):
@@ -91,14 +101,21 @@ class BatchStream:
             self._first,
         )
 
-    def take(self, count: int, length: int) -> Any:
+    def window(self, first: int, count: int, length: int) -> "Batches":
         """`count` batches stacked along a new first axis, filled up to `length` with
         copies of the last one (so that shapes never change)."""
         batches = [
             self._pending.pop() if self._pending else self._next() for _ in range(count)
         ]
         batches += [batches[-1]] * (length - count)
-        return jax.tree.map(lambda *leaves: np.stack(leaves), *batches)
+        stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *batches)
+        return Batches(stacked, None, jnp.asarray(first))
+
+    @property
+    def step_size(self) -> int:
+        """How many numbers a step of a window holds: a batch."""
+        leaves = jax.tree.leaves(self.example)
+        return sum(math.prod(leaf.shape) for leaf in leaves)
 
     def _next(self) -> Any:
         try:
@@ -126,6 +143,28 @@ class BatchStream:
                 "can start again (a list, a loader), or one that is long enough"
             )
         return batch
+
+
+class Batches(eqx.Module):
+    """The batches of a stretch of steps, for a program: either arrays and the orders in
+    which they are drawn, or batches stacked by the host.
+
+    The orders of the epochs come ready: they don't depend on any size, and so the
+    programs of all capacities needn't compile a permutation each.
+    """
+
+    data: Any
+    orders: Any
+    first: Any
+
+    def prepared(self) -> Callable[[Any], Any]:
+        """A function from the number of a step to its batch."""
+        if isinstance(self.data, ArrayData):
+            data = self.data
+            return lambda step: data.batch(self.orders, self.first, step)
+        return lambda step: jax.tree.map(
+            lambda a: jnp.asarray(a)[step - self.first], self.data
+        )
 
 
 def is_arrays(data: Any) -> bool:

@@ -29,7 +29,7 @@ from ._growing import (
     stopped,
 )
 from ._paths import array_leaves, map_arrays, shared_leaves
-from ._policy import AbstractPolicy, Change, Decision
+from ._policy import AbstractPolicy, Change, Decision, never_decides
 from ._room import give_back, make_room, moved, room_edit
 from ._statics import fitting
 from ._trainable import TrainableSpec
@@ -137,7 +137,7 @@ class Grower:
     def _managed(self, anatomy: Anatomy) -> Anatomy:
         matched = anatomy.match(self.widths) if anatomy.widths else ()
         names = [n for n in matched if anatomy.widths[n].gateable != "no"]
-        if not names and not _static(self.policy):
+        if not names and not never_decides(self.policy):
             why = "; ".join(f"{n}: {anatomy.widths[n].ungateable[0]}" for n in matched)
             raise ValueError(
                 f"no width matching {self.widths!r} can grow in a run: "
@@ -161,7 +161,7 @@ class Grower:
                     f"capacity {size} for {name!r} is below its size "
                     f"{managed.widths[name].size}"
                 )
-        if _static(self.policy):
+        if never_decides(self.policy):
             return managed.sizes
         spare = 0 if self.buckets.ratio == 1 else 1
         return {
@@ -313,8 +313,3 @@ def _check_apart(net: Any, managed: Anatomy) -> None:
                     "together, but a run changes every width for itself; give the "
                     "factory an argument for each"
                 )
-
-
-def _static(policy: AbstractPolicy) -> bool:
-    """A policy that never decides needs no room."""
-    return type(policy).step is AbstractPolicy.step

@@ -68,8 +68,13 @@ class AbstractPolicy(eqx.Module):
     - `needs`: names of the evidence that `step` reads (see `Evidence`).
     - `optimizer`: trains `trainable`; `None` if there is nothing to train.
 
-    All methods are pure and traced: `step` runs inside the training program.
+    All methods are pure and traced: `step` runs inside the training program. A policy
+    whose `step` can't be traced (it calls a library, it branches on numbers) says so in
+    its class, `on_host = True`: then `fit` calls it between programs, at the same
+    steps, with numbers for evidence.
     """
+
+    on_host = False
 
     every: eqx.AbstractVar[int]
     needs: eqx.AbstractVar[frozenset[str]]
@@ -112,6 +117,11 @@ class NoGrowth(AbstractPolicy):
     every: int = eqx.field(static=True, default=100)
     needs: frozenset[str] = eqx.field(static=True, default=frozenset())
     optimizer: None = None
+
+
+def never_decides(policy: AbstractPolicy) -> bool:
+    """A policy without a `step` of its own needs no room, and is never asked."""
+    return type(policy).step is AbstractPolicy.step
 
 
 def moved_units(tree: Any, maps: Mapping[str, Any]) -> Any:

@@ -1,7 +1,8 @@
-"""The tick: `every` training steps, one decision, apply what fits. One traced program.
+"""The tick: `every` training steps, one decision, apply what fits. Pure and traced.
 
-`fit` runs ticks from a Python loop. Everything that a tick does is a pure function of
-its arguments, so it can equally stand inside a loop of a larger program.
+A tick is a function of its arguments alone, so that it can stand in any program: in a
+loop over ticks (`_chunk`), and under `vmap` over a population. The number of the step
+comes beside the state, since it is one for all members.
 """
 
 from collections.abc import Callable
@@ -13,118 +14,116 @@ import jax.numpy as jnp
 import jax.random as jr
 
 from ._aux import Aux, split_result
+from ._data import Batches
 from ._evidence import Evidence
 from ._gates import silence
 from ._grower import Grower
-from ._growing import cond_pair, GrowerState, Growing
+from ._growing import cond_pair, GrowerState, Growing, replaced
+from ._members import where_any
 from ._paths import fresh
-from ._policy import Decision
+from ._policy import Decision, never_decides
+from ._reports import Report
 from ._turn import apply, decide, fits, propose
 
 
-class Report(eqx.Module):
-    """What a tick tells the host, all scalars (the losses around a change are NaN where
-    nothing changed)."""
-
-    loss: Any
-    valid_loss: Any
-    metrics: dict[str, Any]
-    sizes: dict[str, Any]
-    old_sizes: dict[str, Any]
-    loss_before: Any
-    loss_after: Any
-    output_change: Any
-    waiting: Any
-    roomy: Any
+BatchAt = Callable[[Any], Any]
 
 
 class Ticker:
-    """Builds the programs of a run and counts how often they are traced."""
+    """Ticks of one run: its loss, its policy, its optimizer.
+
+    `traces` counts how often the programs of the run were traced.
+    """
 
     def __init__(
         self,
         grower: Grower,
         loss: Callable[..., Any],
-        *,
-        predict: Callable[..., Any] | None,
-        valid: Any,
+        predict: Callable[..., Any] | None = None,
     ):
-        self.grower, self.loss = grower, loss
-        self.predict, self.valid = predict, valid
+        self.grower, self.loss, self.predict = grower, loss, predict
         self.traces = 0
-        self.run = eqx.filter_jit(self._run)
 
-    # --- programs
-
-    def _run(
+    def tick(
         self,
         growing: Growing,
         state: GrowerState,
-        batches: Any,
+        batch_at: BatchAt,
+        first: Any,
         count: Any,
         due: Any,
         valid: Any,
     ) -> tuple[Growing, GrowerState, Report]:
-        """`count` steps; then, if `due`, a decision; then what fits of what waits.
-
-        With no steps and no decision it applies what has been waiting for room, so one
-        bucket has one program.
-        """
-        self.traces += 1
-        batch_at = batches.prepared()
+        """`count` steps from step `first` on; then, if `due`, a decision; then what
+        fits of what waits. With no steps and no decision it applies what has been
+        waiting for room, so that one bucket has one program."""
         old = _sizes(growing)
-        growing, state, loss, metrics = self._train(growing, state, batch_at, count)
-        batch = batch_at(state.step - 1)
-        valid_loss = jnp.full((), jnp.nan, loss.dtype)
-        if self.valid is not None:
-            valid_loss = self._value(growing.view(), valid, state)
-
-        def speak(growing: Growing, state: GrowerState):
-            evidence = self._evidence(growing, state, batch, loss, valid_loss)
-            growing, state, _ = decide(growing, state, evidence)
-            return growing, state
-
-        growing, state = cond_pair(due, speak, growing, state)
-        ready = state.waiting & fits(growing, state)
-        growing, state, measured = self._measured(growing, state, batch, ready)
-        report = Report(
-            loss,
-            valid_loss,
-            metrics,
-            _sizes(growing),
-            old,
-            *measured,
-            state.waiting,
-            state.roomy,
+        growing, state, loss, metrics = self.train(
+            growing, state, batch_at, first, count
         )
-        return growing, state, report
+        step = first + count
+        batch = batch_at(step - 1)
+        valid_loss = jnp.full((), jnp.nan, loss.dtype)
+        if valid is not None:
+            valid_loss = self._value(growing.view(), valid, state)
+        nan = jnp.full((), jnp.nan, loss.dtype)
+        measured = (nan, nan, nan)
+        if not never_decides(growing.policy):
+
+            def speak(growing: Growing, state: GrowerState):
+                evidence = self._evidence(growing, state, batch, loss, valid_loss)
+                growing, state, _ = decide(growing, state, evidence)
+                return growing, state
+
+            if not growing.policy.on_host:
+                growing, state = cond_pair(due, speak, growing, state)
+            ready = state.waiting & fits(growing, state)
+            growing, state, measured = self._measured(growing, state, batch, ready)
+        sizes = _sizes(growing)
+        seen = (loss, valid_loss, metrics, sizes, old)
+        return growing, state, Report(step, count, *seen, *measured)
 
     # --- their parts
 
-    def _train(
+    def train(
         self,
         growing: Growing,
         state: GrowerState,
-        batch_at: Callable[[Any], Any],
+        batch_at: BatchAt,
+        first: Any,
         count: Any,
     ) -> tuple[Growing, GrowerState, Any, dict[str, Any]]:
-        dynamic, static = eqx.partition((growing, state), eqx.is_array)
+        """`count` steps; also the mean of the loss and of the metrics."""
+        # The loop carries just what a step changes: all else is a constant in it.
+        moving, fixed = eqx.partition(_trained(growing, state), eqx.is_array)
 
-        def one(dynamic: Any) -> tuple[Any, Any]:
-            growing, state = eqx.combine(dynamic, static)
-            growing, state, seen = self._step(growing, state, batch_at(state.step))
-            return eqx.filter((growing, state), eqx.is_array), seen
+        def one(moving: Any, step: Any) -> tuple[Any, Any]:
+            net, trainable, *states = eqx.combine(moving, fixed)
+            names = ("opt_state", "policy_opt_state")
+            growing2, state2, seen = self._step(
+                replaced(growing, net=net, trainable=trainable),
+                replaced(state, **dict(zip(names, states, strict=True)), step=step),
+                batch_at(step),
+            )
+            return eqx.filter(_trained(growing2, state2), eqx.is_array), seen
 
-        seen = jax.eval_shape(lambda d: one(d)[1], dynamic)
+        seen = jax.eval_shape(lambda m: one(m, first)[1], moving)
         zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), seen)
 
-        def body(_: Any, carry: Any) -> Any:
-            dynamic, total = carry
-            dynamic, seen = one(dynamic)
-            return dynamic, jax.tree.map(jnp.add, total, seen)
+        def body(i: Any, carry: Any) -> Any:
+            moving, total = carry
+            moving, seen = one(moving, first + i)
+            return moving, jax.tree.map(jnp.add, total, seen)
 
-        dynamic, total = jax.lax.fori_loop(0, count, body, (dynamic, zeros))
-        growing, state = eqx.combine(dynamic, static)
+        moving, total = jax.lax.fori_loop(0, count, body, (moving, zeros))
+        net, trainable, opt_state, policy_opt_state = eqx.combine(moving, fixed)
+        growing = replaced(growing, net=net, trainable=trainable)
+        state = replaced(
+            state,
+            opt_state=opt_state,
+            policy_opt_state=policy_opt_state,
+            step=first + count,
+        )
         steps = jnp.maximum(count, 1)
         loss, metrics = jax.tree.map(lambda t: t / steps.astype(t.dtype), total)
         return growing, state, loss, metrics
@@ -150,6 +149,26 @@ class Ticker:
     def _value(self, net: Any, batch: Any, state: GrowerState) -> Any:
         key = jr.fold_in(jr.fold_in(state.key, 5), state.step)
         return split_result(self.loss(fresh(net), batch, key))[0]
+
+    def observe(
+        self,
+        growing: Growing,
+        state: GrowerState,
+        batches: Batches,
+        loss: Any,
+        valid_loss: Any,
+    ) -> Evidence:
+        """The evidence for a policy that isn't traced, but for `evaluate`."""
+        batch = batches.prepared()(state.step - 1)
+        found = self._evidence(growing, state, batch, loss, valid_loss)
+        return replaced(found, evaluate=None)
+
+    def tried(
+        self, growing: Growing, state: GrowerState, batches: Batches, decision: Decision
+    ) -> Any:
+        """The loss on the last batch if a decision were taken."""
+        trial = propose(self.grower, growing, state, decision)
+        return self._value(trial.view(), batches.prepared()(state.step - 1), state)
 
     def _evidence(
         self, growing: Growing, state: GrowerState, batch: Any, loss: Any, valid: Any
@@ -206,11 +225,15 @@ class Ticker:
                 change = jnp.max(jnp.stack(largest)).astype(nan.dtype)
             return eqx.filter((after, after_state), eqx.is_array), (*losses, change)
 
-        result, measured = jax.lax.cond(
+        result, measured = where_any(
             ready, act, lambda d: (d, (nan, nan, nan)), dynamic
         )
         growing, state = eqx.combine(result, static)
         return growing, state, measured
+
+
+def _trained(growing: Growing, state: GrowerState) -> tuple[Any, Any, Any, Any]:
+    return growing.net, growing.trainable, state.opt_state, state.policy_opt_state
 
 
 def _as_numbers(gates: Any) -> Any:

@@ -130,7 +130,10 @@ def propose(
 
 
 def no_decision(growing: Growing, state: GrowerState) -> Decision:
-    """A decision to change nothing, in the structure that the policy's have."""
+    """A decision to change nothing, in the structure that the policy's have (on the
+    host that isn't known beforehand: the plainest, then)."""
+    if growing.policy.on_host:
+        return _complete(growing, Decision())
 
     def ask(growing: Growing, state: GrowerState) -> Decision:
         return decide(growing, state, _dummy_evidence(growing))[1].decision

@@ -1,0 +1,197 @@
+"""The Python side of a run: chunks of ticks, new capacities, records."""
+
+import dataclasses
+import time
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+
+from ._chunk import run_chunk, Stretch
+from ._data import ArrayData, Batches, BatchStream
+from ._growing import GrowerState, Growing, replaced
+from ._history import GrowthEvent, History, JsonLog
+from ._reports import each, events_of, Report, tick_of
+from ._room import give_back, make_room
+from ._tick import Ticker
+from ._turn import decide, fits
+
+
+LONGEST = 256
+"""Most ticks in one call of the program."""
+NUMBERS = 2**20
+"""About how many numbers the batches (or their orders) of one call may hold."""
+SECONDS = 0.1
+"""How long a call should take: longer ones are heard of late, shorter ones cost."""
+
+
+class Loop:
+    """Runs a growing network to its last step and records what happens."""
+
+    def __init__(
+        self,
+        ticker: Ticker,
+        stream: ArrayData | BatchStream,
+        valid: Any,
+        steps: int,
+        chunk: int | None,
+        callback: Callable[[dict[str, Any]], None] | None,
+    ):
+        self.ticker, self.grower, self.stream = ticker, ticker.grower, stream
+        self.valid, self.steps, self.callback = valid, steps, callback
+        self.every = self.grower.policy.every
+        self.length = self._length(chunk)
+        self.ticks_per_call = 1 if chunk is None else self.length
+        self.adapts = chunk is None
+        self.history = History()
+        self.log: JsonLog | None = None
+        self.started = time.perf_counter()
+        self._program = eqx.filter_jit(self._counted(self._chunk))
+        self._observe = eqx.filter_jit(self._counted(ticker.observe))
+        self._tried = eqx.filter_jit(self._counted(ticker.tried))
+
+    def _length(self, chunk: int | None) -> int:
+        """Most ticks in a call, a constant of the program."""
+        if self.grower.policy.on_host:
+            return 1
+        whole = -(-self.steps // self.every)
+        fits = NUMBERS // max(1, self.stream.step_size * self.every)
+        return max(1, min(chunk or LONGEST, whole, fits))
+
+    def _counted(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The function, for `jit`: counts how often it is traced."""
+
+        def traced(*args: Any) -> Any:
+            self.ticker.traces += 1
+            return function(*args)
+
+        return traced
+
+    def _chunk(self, growing, state, batches, valid, stretch: Stretch) -> Any:
+        return run_chunk(
+            self.ticker, growing, state, batches, valid, stretch, self.length
+        )
+
+    # --- the run
+
+    def run(self, growing: Growing, state: GrowerState) -> tuple[Growing, GrowerState]:
+        step, end, batches = int(state.step), -1, None
+        while step < self.steps:
+            if step >= end or batches is None:
+                batches, end = self._window(state, step)
+            stop = min(end, step + self.ticks_per_call * self.every)
+            growing, state, reports = self._call(
+                growing, state, batches, Stretch(step, stop)
+            )
+            step = int(reports[-1].step)
+            if self.grower.policy.on_host and step % self.every == 0:
+                growing, state = self._ask(growing, state, batches, reports[-1])
+            events = [self._events(report) for report in reports]
+            if any(jax.device_get((state.waiting, state.roomy))):
+                growing, state, changes = self._change(
+                    growing, state, batches, reports[-1]
+                )
+                events[-1] = changes or events[-1]
+            self._record(growing, reports, events)
+        return growing, state
+
+    def _window(self, state: GrowerState, step: int) -> tuple[Batches, int]:
+        """The next batches, and the step at which they end."""
+        length = self.length * self.every
+        end = min(self.steps, step - step % self.every + length)
+        if isinstance(self.stream, ArrayData):
+            key = jr.fold_in(state.key, 6)
+            return _sampled(self.stream, key, jnp.asarray(step), length), end
+        return self.stream.window(step, end - step, length), end
+
+    def _call(
+        self, growing: Growing, state: GrowerState, batches: Batches, stretch: Stretch
+    ) -> tuple[Growing, GrowerState, list[Report]]:
+        began, traces = time.perf_counter(), self.ticker.traces
+        stretch = jax.tree.map(jnp.asarray, stretch)
+        growing, state, reports, ticks = self._program(
+            growing, state, batches, self.valid, stretch
+        )
+        reports, ticks = jax.device_get((reports, ticks))
+        if self.adapts and traces == self.ticker.traces:
+            # A call that compiled says nothing about the next one.
+            seconds = time.perf_counter() - began
+            factor = 2 if seconds < SECONDS else 0.5 if seconds > 4 * SECONDS else 1
+            wanted = int(self.ticks_per_call * factor)
+            self.ticks_per_call = max(1, min(wanted, self.length))
+        return growing, state, list(each(reports, int(ticks)))
+
+    def _ask(
+        self, growing: Growing, state: GrowerState, batches: Batches, report: Report
+    ) -> tuple[Growing, GrowerState]:
+        """The turn of a policy that isn't traced. What it decides waits for a tick of
+        no steps, the same as where it was decided in the program."""
+        run = (growing, state, batches)
+        evidence = self._observe(*run, report.loss, report.valid_loss)
+        if "evaluate" in self.grower.policy.needs:
+            tried = lambda decision: self._tried(*run, decision)
+            evidence = replaced(evidence, evaluate=tried)
+        growing, state, _ = decide(growing, state, evidence)
+        return growing, state
+
+    def _change(
+        self, growing: Growing, state: GrowerState, batches: Batches, report: Report
+    ) -> tuple[Growing, GrowerState, list[GrowthEvent]]:
+        """Room for a decision that waits, or less where there is too much. The program
+        for new shapes is compiled here, by a tick of no steps, where its cost belongs.
+        """
+        began, traces = time.perf_counter(), self.ticker.traces
+        waits, step = bool(state.waiting), int(report.step)
+        # A decision made on the host waits even where it fits.
+        resized, again = not (waits and fits(growing, state)), False
+        if not resized:
+            pass
+        elif waits:
+            growing, state, again = make_room(self.grower, growing, state)
+        else:
+            growing, state = give_back(self.grower, growing, state)
+        if not again:
+            growing, state, reports = self._call(
+                growing, state, batches, Stretch(step, step, True)
+            )
+            report = reports[-1] if waits else report
+        cost = {
+            "kind": "resized",
+            "seconds": time.perf_counter() - began,
+            "compiles": self.ticker.traces - traces,
+        }
+        return growing, state, self._events(report, **cost if resized else {})
+
+    # --- records
+
+    def _events(self, report: Report, **cost: Any) -> list[GrowthEvent]:
+        return events_of(report, outputs=self.ticker.predict is not None, **cost)
+
+    def _record(
+        self, growing: Growing, reports: list[Report], events: list[list[GrowthEvent]]
+    ) -> None:
+        """Ticks of one call are known, and timed, when it returns."""
+        for report, changes in zip(reports, events, strict=True):
+            tick = tick_of(
+                report,
+                growing.anatomy,
+                valid=self.valid is not None,
+                seconds=time.perf_counter() - self.started,
+                traces=self.ticker.traces,
+            )
+            for change in changes:
+                tick.sizes[change.width] = change.new  # as it stands after the tick
+            for record in (self.history, self.log):
+                if record is not None:
+                    record.add_tick(tick)
+                    for event in changes:
+                        record.add_event(event)
+            if self.callback is not None:
+                values = {**dataclasses.asdict(tick), "steps": self.steps}
+                self.callback({**values, "events": changes})
+
+
+_sampled = eqx.filter_jit(ArrayData.window)

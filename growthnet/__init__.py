@@ -24,6 +24,7 @@ from ._edit import Edit as Edit
 from ._evidence import Evidence as Evidence
 from ._fit import fit as fit, Run as Run
 from ._gates import gate as gate
+from ._grow import grow as grow, Grown as Grown
 from ._grower import Grower as Grower
 from ._growing import GrowerState as GrowerState, Growing as Growing
 from ._history import GrowthEvent as GrowthEvent, History as History
@@ -37,6 +38,7 @@ from ._policy import (
     NoGrowth as NoGrowth,
     PerUnit as PerUnit,
 )
+from ._population import fit_population as fit_population
 from ._primitives import register_primitive as register_primitive
 from ._rows import append_rows as append_rows, plan_rows as plan_rows
 from ._sites import Site as Site, sites as sites

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
@@ -127,10 +128,12 @@ class Edit:
         **Raises:** `ValueError` if a leaf doesn't fit, or the key is missing.
         """
         arrays = self.before.check(tree)
-        if any(isinstance(x, Tracer) for x in (key, *arrays.values())):
+        traced = any(isinstance(x, Tracer) for x in (key, *arrays.values()))
+        if traced and not self.only_moves:
             raise ValueError(
-                "an edit makes new shapes, so it can't run under jit or vmap; "
-                "reserve capacity and open units there instead"
+                "an edit that draws newborns or scales units runs in numpy, not under "
+                "jit or vmap; reserve capacity (init='closed') and open units there "
+                "instead"
             )
         if not arrays:
             raise ValueError(
@@ -146,8 +149,12 @@ class Edit:
             if isinstance(array, jax.ShapeDtypeStruct):
                 new[path] = jax.ShapeDtypeStruct(edit.new_shape, array.dtype)
                 continue
+            writes = newborns.get(path, ())
+            if isinstance(array, Tracer):
+                new[path] = _gathered(array, edit, writes)
+                continue
             values = edit.values(np.asarray(array))
-            for entries in newborns.get(path, ()):
+            for entries in writes:
                 values = entries.write(values)
             new[path] = values
         # Numpy leaves stay numpy leaves (and keep their 64 bits).
@@ -161,6 +168,15 @@ class Edit:
         fields = self._static_fields(tree)
         whole = len(arrays) == len(self.before.leaves)
         return retuned(tree, map_arrays(tree, new), fields, check=whole)
+
+    @property
+    def only_moves(self) -> bool:
+        """Do all entries stay what they are, beside closed slots? Then it can be done
+        inside a program: `reserve` under `vmap` is."""
+        maps = [m for p in self.pairs.values() for m in (p.produce, p.consume)]
+        plain = not (self.factors or self.fields or any(m.scaled.any() for m in maps))
+        born = any(c.born for c in self.changes)
+        return plain and (self.init == "closed" or not born)
 
     def _static_fields(self, tree: Any) -> dict[str, dict[str, Any]]:
         """What no rule mends: integers found by search, and numbers that are scaled."""
@@ -260,6 +276,18 @@ class Edit:
         lines += _left_alone(self.before, self.changes)
         lines += [f"renamed: {a} -> {b}" for a, b in self.renames.items()]
         return "\n".join(lines)
+
+
+def _gathered(array: Any, edit: LeafEdit, writes: Any) -> Any:
+    """What an edit that only moves entries does to a traced array: a gather, by the
+    places that the edit gives to a table of places."""
+    places = np.arange(1, array.size + 1).reshape(array.shape)
+    sources = edit.values(places)
+    filled = np.zeros(edit.new_shape, np.float32)
+    for entries in writes:
+        filled = entries.write(filled)
+    moved = array.reshape(-1)[np.maximum(sources, 1) - 1]
+    return jnp.where(sources > 0, moved, jnp.asarray(filled, array.dtype))
 
 
 def _left_alone(anatomy: Anatomy, changes: tuple[WidthChange, ...]) -> list[str]:

@@ -21,6 +21,10 @@ from ._tick import Ticker
 from ._trace import trace
 
 
+GIVEN = ("loss", "network", "gradients", "gate_slopes", "evaluate")
+"""Evidence that a whole run gives in any case."""
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Run:
     """What `fit` returns.
@@ -29,6 +33,8 @@ class Run:
     - `anatomy`: its anatomy.
     - `history`: events and ticks; `history.plot()`, `print(history.table())`.
     - `growing`, `state`: the run as it stood at its last step, with spare capacity.
+    - `overflowed`: it stopped early, at a decision that didn't fit the capacity (only
+        where capacities are fixed: `grow`, `fit_population`).
     """
 
     net: Any
@@ -36,6 +42,7 @@ class Run:
     history: History
     growing: Growing
     state: GrowerState
+    overflowed: bool = False
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -44,7 +51,10 @@ class Run:
 
     def __repr__(self) -> str:
         sizes = ", ".join(f"{name} {size}" for name, size in self.sizes.items())
-        return f"Run(step={int(self.state.step)}, {sizes or 'nothing grows'})"
+        step = (
+            f"step={int(self.state.step)}{' (overflowed)' if self.overflowed else ''}"
+        )
+        return f"Run({step}, {sizes or 'nothing grows'})"
 
 
 def fit(
@@ -103,7 +113,7 @@ def fit(
     **Raises:** `ValueError` for impossible arguments, a policy that needs evidence that
     isn't given, a network none of whose widths can grow, data that ends early.
     """
-    _check_arguments(steps, key, chunk)
+    check_arguments(steps, key, chunk)
     stream = ArrayData.of(data, batch_size) if is_arrays(data) else _stream(data)
     grower = Grower(
         policy,
@@ -113,10 +123,9 @@ def fit(
         buckets=buckets,
         capacity=capacity,
     )
-    given = ["loss", "network", "gradients", "gate_slopes", "evaluate"]
-    check_needs(policy, [*given, "valid_loss"] if valid is not None else given)
+    check_needs(policy, [*GIVEN, "valid_loss"] if valid is not None else GIVEN)
     if anatomy is None:
-        anatomy = _read(net, stream.example, loss, predict, key)
+        anatomy = read(net, stream.example, loss, predict, key)
     growing, state = grower.init(net, anatomy, key=key)
     loop = Loop(Ticker(grower, loss, predict), stream, valid, steps, chunk, callback)
     if log is None:
@@ -124,11 +133,11 @@ def fit(
     else:
         with JsonLog(log) as loop.log:
             growing, state = loop.run(growing, state)
-    final, after = growing.compact(), _final_anatomy(growing)
+    final, after = growing.compact(), final_anatomy(growing)
     return Run(final, after, loop.history, growing, state)
 
 
-def _check_arguments(steps: Any, key: Any, chunk: Any) -> None:
+def check_arguments(steps: Any, key: Any, chunk: Any) -> None:
     for name, value in (("steps", steps), ("chunk", 1 if chunk is None else chunk)):
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise ValueError(f"{name}={value!r}; a whole number from 1 up")
@@ -147,7 +156,7 @@ def _stream(data: Any) -> BatchStream:
     return BatchStream(data)
 
 
-def _read(
+def read(
     net: Any, example: Any, loss: Callable, predict: Callable | None, key: Any
 ) -> Anatomy:
     """The network is read through its outputs; through its loss where these aren't
@@ -167,6 +176,6 @@ def _read(
     )
 
 
-def _final_anatomy(growing: Growing) -> Anatomy:
+def final_anatomy(growing: Growing) -> Anatomy:
     edit = compact_edit(growing)
     return growing.anatomy if edit is None else edit.after

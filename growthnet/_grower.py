@@ -12,6 +12,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+import numpy as np
 import optax
 
 from ._anatomy import Anatomy
@@ -27,10 +28,11 @@ from ._growing import (
     inexact,
     replaced,
     stopped,
+    strong,
 )
 from ._paths import array_leaves, map_arrays, shared_leaves
-from ._policy import AbstractPolicy, Change, Decision, never_decides
-from ._room import give_back, make_room, moved, room_edit
+from ._policy import AbstractPolicy, Decision, never_decides
+from ._room import edited, give_back, make_room, room_edit, undecided
 from ._statics import fitting
 from ._trainable import TrainableSpec
 from ._turn import apply, decide, fits
@@ -111,28 +113,26 @@ class Grower:
         managed = self._managed(anatomy)
         _check_apart(net, managed)
         trainable, memory = as_arrays(self.policy.init(managed, key=jr.fold_in(key, 0)))
-        params = self.trainable.of(net)
-        opt_state = self.optimizer.init(params)
-        own = self.policy.optimizer
-        policy_opt_state = None if own is None else own.init(inexact(trainable))
-        open_ = {
-            name: jnp.ones(width.size, bool) for name, width in managed.widths.items()
-        }
-        growing = Growing(net, trainable, open_, self.policy, anatomy)
+        # In numpy, so that it works inside a program.
+        open_ = {n: np.ones(width.size, bool) for n, width in managed.widths.items()}
+        small = Growing(net, trainable, open_, self.policy, managed)
+        edit = room_edit(small, self._first_capacities(managed))
+        growing, memory = edited(small, memory, edit)
         state = GrowerState(
-            opt_state,
-            policy_opt_state,
+            self.optimizer.init(self.trainable.of(growing.net)),
+            self._policy_optimizer(growing.trainable),
             memory,
             key,
             jnp.zeros((), jnp.int32),
             jnp.zeros((), bool),
             jnp.zeros((), bool),
-            Decision(
-                {n: Change(m, jnp.zeros((), jnp.int32)) for n, m in open_.items()}
-            ),
+            Decision(),
         )
-        sizes = self._first_capacities(managed)
-        return moved(self, growing, state, room_edit(growing, sizes))
+        return strong((growing, undecided(growing, state)))
+
+    def _policy_optimizer(self, trainable: Any) -> Any:
+        own = self.policy.optimizer
+        return None if own is None else own.init(inexact(trainable))
 
     def _managed(self, anatomy: Anatomy) -> Anatomy:
         matched = anatomy.match(self.widths) if anatomy.widths else ()

@@ -177,13 +177,12 @@ class Loop:
         for report, changes in zip(reports, events, strict=True):
             tick = tick_of(
                 report,
+                changes,
                 growing.anatomy,
                 valid=self.valid is not None,
                 seconds=time.perf_counter() - self.started,
                 traces=self.ticker.traces,
             )
-            for change in changes:
-                tick.sizes[change.width] = change.new  # as it stands after the tick
             for record in (self.history, self.log):
                 if record is not None:
                     record.add_tick(tick)

@@ -130,11 +130,12 @@ def moved_units(tree: Any, maps: Mapping[str, Any]) -> Any:
     def move(leaf: Any) -> Any:
         if not isinstance(leaf, PerUnit) or leaf.width not in maps:
             return leaf
-        unit_map = maps[leaf.width]
-        rows = unit_map.apply(np.asarray(leaf.array), 0)
-        born = unit_map.born.reshape((-1,) + (1,) * (rows.ndim - 1))
-        rows = np.where(born, np.asarray(leaf.fill, rows.dtype), rows)
-        return PerUnit(jnp.asarray(rows), leaf.width, leaf.fill)
+        # By places, since the rows may be traced.
+        places = maps[leaf.width].apply(np.arange(1, len(leaf.array) + 1), 0)
+        rows = jnp.asarray(leaf.array)[np.maximum(places, 1) - 1]
+        born = (places == 0).reshape((-1,) + (1,) * (rows.ndim - 1))
+        rows = jnp.where(born, jnp.asarray(leaf.fill, rows.dtype), rows)
+        return PerUnit(rows, leaf.width, leaf.fill)
 
     return jax.tree.map(move, tree, is_leaf=lambda x: isinstance(x, PerUnit))
 

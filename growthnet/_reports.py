@@ -1,6 +1,6 @@
 """What ticks tell the host, and the records that it makes of it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import equinox as eqx
@@ -38,10 +38,17 @@ def each(reports: Report, count: int) -> Iterator[Report]:
 
 
 def tick_of(
-    report: Report, anatomy: Anatomy, *, valid: bool, seconds: float, traces: int
+    report: Report,
+    events: Sequence[GrowthEvent],
+    anatomy: Anatomy,
+    *,
+    valid: bool,
+    seconds: float,
+    traces: int,
 ) -> Tick:
-    """The record of one tick."""
+    """The record of one tick; its sizes are those after the events at its end."""
     sizes = {name: int(size) for name, size in report.sizes.items()}
+    sizes.update({event.width: event.new for event in events})
     return Tick(
         step=int(report.step),
         loss=float(report.loss),

@@ -8,6 +8,7 @@ import numpy as np
 
 from ._edit import Edit
 from ._growing import GrowerState, Growing, replaced, strong
+from ._maps import UnitMap
 from ._plan import plan
 from ._policy import Decision, moved_units
 from ._turn import no_decision
@@ -67,38 +68,52 @@ def moved(
     grower: "Grower", growing: Growing, state: GrowerState, edit: Edit
 ) -> tuple[Growing, GrowerState]:
     """Everything through one edit: network, optimizer state, masks, policy."""
-    net = edit(growing.net)
+    bigger, memory = edited(growing, state.memory, edit)
     spec = grower.trainable
     opt_state = edit.transfer(
-        grower.optimizer, state.opt_state, spec.of(growing.net), spec.of(net)
+        grower.optimizer, state.opt_state, spec.of(growing.net), spec.of(bigger.net)
     )
-    maps = {
-        c.name: edit.pairs[growing.anatomy.widths[c.name].id].produce
-        for c in edit.changes
-    }
+    maps = _maps(growing, edit)
     waiting = {
         n: (_moved_mask(c.keep, maps.get(n)), c.add)
         for n, c in state.decision.widths.items()
     }
-    growing = replaced(
+    state = undecided(bigger, replaced(state, opt_state=opt_state, memory=memory))
+    decision = Decision(
+        {
+            n: replaced(c, keep=waiting[n][0], add=waiting[n][1])
+            for n, c in state.decision.widths.items()
+        }
+    )
+    return strong((bigger, replaced(state, decision=decision)))
+
+
+def edited(growing: Growing, memory: Any, edit: Edit) -> tuple[Growing, Any]:
+    """The network, its masks, and the policy's trees through one edit."""
+    maps = _maps(growing, edit)
+    bigger = replaced(
         growing,
-        net=net,
+        net=edit(growing.net),
         open={n: _moved_mask(m, maps.get(n)) for n, m in growing.open.items()},
         anatomy=edit.after,
         trainable=moved_units(growing.trainable, maps),
     )
-    state = replaced(state, opt_state=opt_state, memory=moved_units(state.memory, maps))
-    empty = no_decision(growing, state)
-    decision = Decision(
-        {
-            n: replaced(c, keep=waiting[n][0], add=waiting[n][1])
-            for n, c in empty.widths.items()
-        }
-    )
-    return strong((growing, replaced(state, decision=decision)))
+    return bigger, moved_units(memory, maps)
 
 
-def _moved_mask(mask: Any, unit_map: Any) -> Any:
+def undecided(growing: Growing, state: GrowerState) -> GrowerState:
+    """The state with a decision to change nothing, in the form that decisions have."""
+    return replaced(state, decision=no_decision(growing, state))
+
+
+def _maps(growing: Growing, edit: Edit) -> dict[str, UnitMap]:
+    return {
+        c.name: edit.pairs[growing.anatomy.widths[c.name].id].produce
+        for c in edit.changes
+    }
+
+
+def _moved_mask(mask: Any, unit_map: UnitMap | None) -> Any:
     if unit_map is None:
-        return mask
+        return jnp.asarray(mask)
     return jnp.asarray(unit_map.apply(np.asarray(mask), 0))

@@ -54,6 +54,7 @@ def change_openings(
     net: Any,
     anatomy: Anatomy,
     before: Openings,
+    kept: Openings,
     after: Openings,
     words: Any,
     drawn: frozenset[str] = frozenset(),
@@ -63,7 +64,8 @@ def change_openings(
 
     **Arguments:**
 
-    - `before`, `after`: which units are open, before and after.
+    - `before`, `kept`, `after`: which units are open before, which of these stay, and
+        which are open afterwards. A slot that closes may be taken by a newborn.
     - `words`: two words of a key (`key_words`) that seed the newborns.
     - `drawn`: widths whose newborns' covers are random too (behind a gate at 0).
     - `values`: newborn values by leaf path (shape of the leaf) instead of draws.
@@ -77,8 +79,8 @@ def change_openings(
     changed: dict[str, Any] = {}
     for name, open_after in after.items():
         width = anatomy.widths[name]
-        born = open_after & ~before[name]
-        differs = open_after ^ before[name]
+        born = open_after & ~kept[name]
+        differs = born | (before[name] & ~kept[name])
         for i, member in enumerate(width.members):
             path = member.path
             if path not in arrays or anatomy.leaves[member.leaf].mask:
@@ -270,7 +272,13 @@ def open_units(
     }
     drawn = frozenset(births) if init == "drawn" else frozenset()
     net, _ = change_openings(
-        reserved.net, reserved.anatomy, reserved.open, after, key_words(key), drawn
+        reserved.net,
+        reserved.anatomy,
+        reserved.open,
+        reserved.open,
+        after,
+        key_words(key),
+        drawn,
     )
     return Reserved(net, reserved.anatomy, after)
 
@@ -288,7 +296,7 @@ def close_units(reserved: Reserved, keep: Mapping[str, Any]) -> Reserved:
     after = {n: o & kept[n] if n in kept else o for n, o in reserved.open.items()}
     words = np.zeros(2, np.uint32)
     net, _ = change_openings(
-        reserved.net, reserved.anatomy, reserved.open, after, words
+        reserved.net, reserved.anatomy, reserved.open, after, after, words
     )
     return Reserved(net, reserved.anatomy, after)
 

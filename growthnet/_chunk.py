@@ -54,7 +54,7 @@ def run_chunk(
     batch_at = batches.prepared()
     every = ticker.grower.policy.every
 
-    def tick(dynamic: Any, i: Any, step: Any, count: Any) -> tuple[Any, Report]:
+    def tick(dynamic: Any, step: Any, count: Any) -> tuple[Any, Report]:
         growing, state = eqx.combine(dynamic, static)
         due = (count > 0) & ((step + count) % every == 0)
         growing, state, report = ticker.tick(
@@ -75,7 +75,7 @@ def run_chunk(
         dynamic, reports, i, step = carry
         count = jnp.minimum(every - step % every, stretch.stop - step)
         count = jnp.where(stretch.pending & (i == 0), 0, count)
-        run = lambda dynamic: tick(dynamic, i, step, count)
+        run = lambda dynamic: tick(dynamic, step, count)
         if together:
             stay = lambda dynamic: (dynamic, empty)
             dynamic, report = jax.lax.cond(stopped(dynamic), stay, run, dynamic)
@@ -85,7 +85,7 @@ def run_chunk(
         return dynamic, reports, i + 1, step + count
 
     first = jnp.asarray(stretch.first, jnp.int32)
-    _, shapes = jax.eval_shape(lambda d: tick(d, 0, first, first), dynamic)
+    _, shapes = jax.eval_shape(lambda d: tick(d, first, first), dynamic)
     empty = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
     reports = jax.tree.map(lambda s: jnp.zeros((length, *s.shape), s.dtype), shapes)
     carry = (dynamic, reports, jnp.zeros((), jnp.int32), first)

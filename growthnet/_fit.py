@@ -75,6 +75,7 @@ def fit(
     buckets: Buckets | None = None,
     capacity: dict[str, int] | None = None,
     chunk: int | None = None,
+    max_traces: int | None = None,
     log: Any = None,
     callback: Callable[[dict[str, Any]], None] | None = None,
 ) -> Run:
@@ -105,6 +106,9 @@ def fit(
     - `chunk`: how many ticks (of `policy.every` steps) the program runs before it
         returns to Python, which records them; by default as many as take about a tenth
         of a second. The result doesn't depend on it.
+    - `max_traces`: how many programs may be traced (and compiled): one for the first
+        capacities, one for every change of them. When they are spent, a warning says so
+        and widths stay within the capacities that they have.
     - `log`: a path; events and ticks are written there as JSON lines while training.
     - `callback`: called once per tick with a dict of plain values.
 
@@ -113,7 +117,7 @@ def fit(
     **Raises:** `ValueError` for impossible arguments, a policy that needs evidence that
     isn't given, a network none of whose widths can grow, data that ends early.
     """
-    check_arguments(steps, key, chunk)
+    check_arguments(key, steps=steps, chunk=chunk, max_traces=max_traces)
     stream = ArrayData.of(data, batch_size) if is_arrays(data) else _stream(data)
     grower = Grower(
         policy,
@@ -127,7 +131,8 @@ def fit(
     if anatomy is None:
         anatomy = read(net, stream.example, loss, predict, key)
     growing, state = grower.init(net, anatomy, key=key)
-    loop = Loop(Ticker(grower, loss, predict), stream, valid, steps, chunk, callback)
+    ticker = Ticker(grower, loss, predict)
+    loop = Loop(ticker, stream, valid, steps, chunk, max_traces, callback)
     if log is None:
         growing, state = loop.run(growing, state)
     else:
@@ -137,8 +142,9 @@ def fit(
     return Run(final, after, loop.history, growing, state)
 
 
-def check_arguments(steps: Any, key: Any, chunk: Any) -> None:
-    for name, value in (("steps", steps), ("chunk", 1 if chunk is None else chunk)):
+def check_arguments(key: Any, *, steps: Any, **counts: Any) -> None:
+    given = {name: value for name, value in counts.items() if value is not None}
+    for name, value in {"steps": steps, **given}.items():
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise ValueError(f"{name}={value!r}; a whole number from 1 up")
     if not isinstance(key, jax.Array):

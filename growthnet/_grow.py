@@ -1,7 +1,7 @@
 """`grow`: a whole growing run as a pure function, for `jit` and `vmap`."""
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Literal
 
 import equinox as eqx
 import jax
@@ -16,7 +16,7 @@ from ._data import ArrayData, is_arrays
 from ._evidence import check_needs
 from ._fit import check_arguments, final_anatomy, GIVEN, read, Run
 from ._grower import Grower
-from ._growing import GrowerState, Growing
+from ._growing import GrowerState, Growing, replaced
 from ._history import History
 from ._policy import AbstractPolicy
 from ._reports import each, events_of, Report, tick_of
@@ -118,6 +118,7 @@ def grow(
     steps: int,
     key: Any,
     capacity: int | dict[str, int],
+    overflow: Literal["stop", "hold"] = "stop",
     valid: Any = None,
     predict: Callable[[Any, Any], Any] | None = None,
     trainable: Any = None,
@@ -133,7 +134,9 @@ def grow(
     **Arguments:** those of `fit`, any array of which may be traced, and
 
     - `capacity`: most units that a width can have, for all widths or by width name or
-        pattern. A decision that doesn't fit ends the run there (`overflowed`).
+        pattern.
+    - `overflow`: a decision that doesn't fit ends the run there (`"stop"`; the result
+        says `overflowed`), or is done as far as it fits (`"hold"`).
     - `data`: a tuple or dict of arrays.
 
     **Returns:** a `Grown`. With the same capacity and key it is what `fit` gives, to
@@ -157,14 +160,14 @@ def grow(
             print(run.sizes, run.net)
         ```
     """
-    check_arguments(steps, key, None)
+    check_arguments(key, steps=steps)
     stream = arrays_of(data, batch_size)
     grower = grower_of(policy, optimizer, capacity, widths, trainable, valid)
     if anatomy is None:
         anatomy = read(net, stream.example, loss, predict, key)
     growing, state = grower.init(net, anatomy, key=key)
     ticker = Ticker(grower, loss, predict)
-    return run_whole(ticker, growing, state, stream, valid, steps)
+    return run_whole(ticker, growing, state, stream, valid, steps, overflow)
 
 
 def grower_of(
@@ -199,8 +202,12 @@ def run_whole(
     stream: ArrayData,
     valid: Any,
     steps: int,
+    overflow: Literal["stop", "hold"],
 ) -> Grown:
     """All ticks of a run from its first step on: pure."""
+    if overflow not in ("stop", "hold"):
+        raise ValueError(f"overflow={overflow!r}; 'stop' or 'hold'")
+    state = replaced(state, held=jnp.asarray(overflow == "hold"))
     every = ticker.grower.policy.every
     ticks = -(-steps // every)
     drawn = max(1, stream.step_size * every)

@@ -124,9 +124,10 @@ class Grower:
             memory,
             key,
             jnp.zeros((), jnp.int32),
-            jnp.zeros((), bool),
-            jnp.zeros((), bool),
-            Decision(),
+            waiting=jnp.zeros((), bool),
+            roomy=jnp.zeros((), bool),
+            held=jnp.zeros((), bool),
+            decision=Decision(),
         )
         return strong((growing, undecided(growing, state)))
 

@@ -78,6 +78,7 @@ class GrowerState(eqx.Module):
     - `step`: training steps so far.
     - `waiting`: a decision is waiting for room; `decision` is it.
     - `roomy`: some width could do with a lower capacity.
+    - `held`: capacities stay as they are; what doesn't fit of a decision isn't done.
     """
 
     opt_state: Any
@@ -87,6 +88,7 @@ class GrowerState(eqx.Module):
     step: jax.Array
     waiting: jax.Array
     roomy: jax.Array
+    held: jax.Array
     decision: Decision
 
 

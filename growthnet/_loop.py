@@ -2,6 +2,7 @@
 
 import dataclasses
 import time
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -17,7 +18,7 @@ from ._history import GrowthEvent, History, JsonLog
 from ._reports import each, events_of, Report, tick_of
 from ._room import give_back, make_room
 from ._tick import Ticker
-from ._turn import decide, fits
+from ._turn import decide, fits, within
 
 
 LONGEST = 256
@@ -38,10 +39,12 @@ class Loop:
         valid: Any,
         steps: int,
         chunk: int | None,
+        max_traces: int | None,
         callback: Callable[[dict[str, Any]], None] | None,
     ):
         self.ticker, self.grower, self.stream = ticker, ticker.grower, stream
         self.valid, self.steps, self.callback = valid, steps, callback
+        self.max_traces = max_traces
         self.every = self.grower.policy.every
         self.length = self._length(chunk)
         self.ticks_per_call = 1 if chunk is None else self.length
@@ -147,6 +150,8 @@ class Loop:
         waits, step = bool(state.waiting), int(report.step)
         # A decision made on the host waits even where it fits.
         resized, again = not (waits and fits(growing, state)), False
+        if resized and self._spent():
+            growing, state, resized = self._hold(growing, state)
         if not resized:
             pass
         elif waits:
@@ -164,6 +169,24 @@ class Loop:
             "compiles": self.ticker.traces - traces,
         }
         return growing, state, self._events(report, **cost if resized else {})
+
+    def _spent(self) -> bool:
+        return self.max_traces is not None and self.ticker.traces >= self.max_traces
+
+    def _hold(
+        self, growing: Growing, state: GrowerState
+    ) -> tuple[Growing, GrowerState, bool]:
+        """From here on capacities stay as they are."""
+        most = ", ".join(f"{n} {len(m)}" for n, m in growing.open.items())
+        warnings.warn(
+            f"max_traces={self.max_traces} is spent at step {int(state.step)}: widths "
+            f"stay within their capacities ({most})",
+            stacklevel=4,
+        )
+        decision = within(growing, state.decision)
+        off, on = jnp.zeros((), bool), jnp.ones((), bool)
+        state = replaced(state, decision=decision, held=on, roomy=off)
+        return growing, state, False
 
     # --- records
 

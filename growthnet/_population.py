@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import equinox as eqx
 import jax
@@ -30,6 +30,7 @@ def fit_population(
     steps: int,
     keys: Any,
     capacity: int | dict[str, int],
+    overflow: Literal["stop", "hold"] = "stop",
     hyper: Any = None,
     valid: Any = None,
     predict: Callable[[Any, Any], Any] | None = None,
@@ -48,8 +49,9 @@ def fit_population(
         architecture, but may start at different sizes.
     - `keys`: the members' PRNG keys, such as `jax.random.split(key, 100)`.
     - `capacity`: most units that a width can have, for all widths or by width name or
-        pattern. A member whose decision doesn't fit stops there, alone, and is
-        reported.
+        pattern.
+    - `overflow`: a member whose decision doesn't fit stops there, alone, and is
+        reported (`"stop"`), or does what fits of it (`"hold"`).
     - `hyper`: arrays with a first axis of members. Where it is given, `policy` and
         `optimizer` may be functions of one member's part of it.
 
@@ -71,7 +73,7 @@ def fit_population(
         ```
     """
     members = _members(nets, keys)
-    check_arguments(steps, keys, None)
+    check_arguments(keys, steps=steps)
     stream = arrays_of(data, batch_size)
     _check_hyper(hyper, len(members))
     groups = _groups(members)
@@ -81,8 +83,7 @@ def fit_population(
 
     def grower(h: Any) -> Grower:
         own = policy if isinstance(policy, AbstractPolicy) else policy(h)
-        plain = isinstance(optimizer, optax.GradientTransformation)
-        opt = optimizer if plain else optimizer(h)
+        opt: Any = optimizer(h) if callable(optimizer) else optimizer
         return grower_of(own, opt, capacity, widths, trainable, valid)
 
     def whole(stacks: list[Any], keys: Any, hyper: Any, valid: Any) -> Grown:
@@ -98,7 +99,7 @@ def fit_population(
 
         def go_on(growing: Growing, state: GrowerState, h: Any) -> Grown:
             ticker = Ticker(grower(h), loss, predict)
-            return run_whole(ticker, growing, state, stream, valid, steps)
+            return run_whole(ticker, growing, state, stream, valid, steps, overflow)
 
         return eqx.filter_vmap(go_on)(*_together(begun, groups), hyper)
 

@@ -78,7 +78,7 @@ class Ticker:
             if not growing.policy.on_host:
                 growing, state = cond_pair(due, speak, growing, state)
             ready = state.waiting & fits(growing, state)
-            growing, state, measured = self._measured(growing, state, batch, ready)
+            growing, state, measured = self._measured(growing, state, batch, ready, nan)
         sizes = _sizes(growing)
         seen = (loss, valid_loss, metrics, sizes, old)
         return growing, state, Report(step, count, *seen, *measured)
@@ -201,28 +201,36 @@ class Ticker:
         return Evidence(state.step, growing.open, **found)
 
     def _measured(
-        self, growing: Growing, state: GrowerState, batch: Any, ready: Any
+        self, growing: Growing, state: GrowerState, batch: Any, ready: Any, nan: Any
     ) -> tuple[Growing, GrowerState, tuple[Any, Any, Any]]:
         """Applies the waiting decision if `ready`, and measures the network around it:
         loss before and after, and the largest change of an output."""
-        shape = jax.eval_shape(lambda: self._value(growing.view(), batch, state))
-        nan = jnp.full((), jnp.nan, shape.dtype)
+        predict = self.predict
         dynamic, static = eqx.partition((growing, state), eqx.is_array)
 
         def act(dynamic: Any) -> Any:
             growing, state = eqx.combine(dynamic, static)
             after, after_state = apply(self.grower, growing, state)
-            net, net2 = growing.view(), after.view()
-            losses = [self._value(n, batch, state) for n in (net, net2)]
+            views = [growing.view(), after.view()]
+            rest = eqx.filter(views[0], eqx.is_array, inverse=True)
+            both = jax.tree.map(
+                lambda *leaves: jnp.stack(leaves),
+                *(eqx.filter(view, eqx.is_array) for view in views),
+            )
+
+            def measure(arrays: Any) -> tuple[Any, Any]:
+                net = eqx.combine(arrays, rest)
+                outputs = None if predict is None else predict(fresh(net), batch)
+                return self._value(net, batch, state), outputs
+
+            # One after the other, so that the forward pass is compiled once.
+            losses, outputs = jax.lax.map(measure, both)
             change = nan
-            if self.predict is not None:
-                pairs = zip(
-                    jax.tree.leaves(self.predict(fresh(net), batch)),
-                    jax.tree.leaves(self.predict(fresh(net2), batch)),
-                    strict=True,
-                )
-                largest = [jnp.max(jnp.abs(a - b)) for a, b in pairs]
-                change = jnp.max(jnp.stack(largest)).astype(nan.dtype)
+            if predict is not None:
+                moved = [
+                    jnp.max(jnp.abs(o[0] - o[1])) for o in jax.tree.leaves(outputs)
+                ]
+                change = jnp.max(jnp.stack(moved)).astype(nan.dtype)
             return eqx.filter((after, after_state), eqx.is_array), (*losses, change)
 
         result, measured = where_any(

@@ -38,6 +38,7 @@ def decide(
     trainable = _like(f"{name}.step: trainable", trainable, growing.trainable)
     memory = _like(f"{name}.step: memory", memory, state.memory)
     full = _complete(growing, decision)
+    full = within(growing, full, state.held)
     changes = [
         jnp.any(growing.open[n] & ~c.keep) | (c.add > 0) for n, c in full.widths.items()
     ]
@@ -45,6 +46,17 @@ def decide(
     growing = replaced(growing, trainable=trainable)
     state = replaced(state, memory=memory, decision=full, waiting=waiting)
     return growing, state, info
+
+
+def within(growing: Growing, decision: Decision, held: Any = True) -> Decision:
+    """The decision, and where capacities are held, no more births than fit."""
+    widths = {}
+    for name, change in decision.widths.items():
+        kept = jnp.sum(growing.open[name] & change.keep)
+        free = (growing.open[name].size - kept).astype(change.add.dtype)
+        add = jnp.where(held, jnp.minimum(change.add, free), change.add)
+        widths[name] = replaced(change, add=add)
+    return Decision(widths)
 
 
 def _like(what: str, new: Any, old: Any) -> Any:
@@ -92,18 +104,12 @@ def apply(
     drawn = frozenset(n for n, c in changes.items() if c.init == "drawn")
     values = {p: v for c in changes.values() for p, v in (c.values or {}).items()}
     words = key_words(jr.fold_in(jr.fold_in(state.key, 3), state.step))
-    net, closed = change_openings(
-        growing.net, growing.anatomy, growing.open, kept, words
-    )
-    net, opened = change_openings(
-        net, growing.anatomy, kept, after, words, drawn, values
+    net, changed = change_openings(
+        growing.net, growing.anatomy, growing.open, kept, after, words, drawn, values
     )
     params = grower.trainable.of(net)
-    masks = {
-        i: closed[path] | opened[path]
-        for i, path in enumerate(array_leaves(params))
-        if path in opened
-    }
+    paths = enumerate(array_leaves(params))
+    masks = {i: changed[path] for i, path in paths if path in changed}
     opt_state = reset_entries(grower.optimizer, state.opt_state, params, masks)
     growing = replaced(
         growing,
@@ -116,7 +122,7 @@ def apply(
         opt_state=opt_state,
         memory=reborn_units(state.memory, born),
         waiting=jnp.zeros((), bool),
-        roomy=_roomy(grower.buckets, growing.open),
+        roomy=_roomy(grower.buckets, growing.open) & ~state.held,
     )
     return growing, state
 

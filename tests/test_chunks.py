@@ -114,6 +114,23 @@ def test_a_program_is_called_seldom():
     assert len(stamps) < 60, "the ticks of one call are recorded together"
 
 
+@pytest.mark.parametrize("policy", [Pulse(), HostPulse()], ids=["program", "host"])
+def test_programs_can_be_rationed(policy):
+    budget = 2 if not policy.on_host else 4
+    message = f"max_traces={budget} is spent at step 15: .*layers\\[0\\] 8"
+    with pytest.warns(UserWarning, match=message):
+        run = fit(policy, max_traces=budget)
+    assert run.history.ticks[-1].traces == budget
+    assert [tick.sizes["layers[0]"] for tick in run.history.ticks][:5] == [
+        5,
+        7,
+        8,
+        8,
+        8,
+    ]
+    assert run.sizes["layers[0]"] == 1, "closing goes on"
+
+
 @pytest.mark.usefixtures("unchecked")
 def test_bad_chunks_are_refused():
     with pytest.raises(ValueError, match="chunk=0; a whole number from 1 up"):

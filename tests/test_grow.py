@@ -105,17 +105,27 @@ def test_a_member_that_needs_more_stops_alone_and_is_reported():
     nets = [mlp(3), mlp(12), mlp(3)]
     keys = jr.split(jr.key(4), 3)
     hyper = {"until": jnp.array([40, 40, 15])}
-    given = {"policy": lambda h: Until(h["until"]), "hyper": hyper, "capacity": 20}
+    given = {
+        "policy": lambda h: Until(limit=h["until"]),
+        "hyper": hyper,
+        "capacity": 20,
+    }
     with pytest.warns(UserWarning, match=r"1 of 3 members needed more .* early: 1$"):
         runs = gn.fit_population(nets, loss, (X, Y), keys=keys, **options(**given))
     assert [run.overflowed for run in runs] == [False, True, False]
     assert [int(run.state.step) for run in runs] == [STEPS, 25, STEPS]
     assert repr(runs[1]) == "Run(step=25 (overflowed), layers[0] 20)"
     for i in (0, 2):
-        policy = Until(hyper["until"][i])
+        policy = Until(limit=hyper["until"][i])
         alone = fit(nets[i], keys[i], policy=policy, capacity={"*": 20})
         assert_same(runs[i], alone)
-    until = fit(nets[1], keys[1], policy=Until(40), steps=25, capacity={"*": 20})
+    until = fit(
+        nets[1],
+        keys[1],
+        policy=Until(limit=jnp.array(40)),
+        steps=25,
+        capacity={"*": 20},
+    )
     assert eqx.tree_equal(runs[1].net.layers[0].in_features, 3)
     assert events(until)[:4] == events(runs[1])
 
@@ -123,13 +133,21 @@ def test_a_member_that_needs_more_stops_alone_and_is_reported():
 class Until(Pulse):
     """Pulse whose limit is an array."""
 
-    until: jax.Array
-    every: int = eqx.field(static=True, default=5)
-    needs: frozenset[str] = eqx.field(static=True, default=frozenset())
+    limit: jax.Array = eqx.field(default_factory=lambda: jnp.zeros(()))
 
-    def __init__(self, until):
-        self.until = jnp.asarray(until)
-        self.every, self.needs, self.optimizer = 5, frozenset(), None
+    def step(self, trainable, memory, evidence, *, key):
+        shifted = evidence.step - self.limit + self.until
+        evidence = eqx.tree_at(lambda e: e.step, evidence, shifted)
+        return super().step(trainable, memory, evidence, key=key)
+
+
+def test_a_member_may_also_stay_within_its_capacity():
+    grown = jax.jit(lambda key: grow(mlp(), key, capacity=8, overflow="hold"))(
+        jr.key(5)
+    )
+    run = grown.run()
+    assert not run.overflowed and int(run.state.step) == STEPS
+    assert max(tick.sizes["layers[0]"] for tick in run.history.ticks) == 8
 
 
 def test_a_branch_that_no_member_takes_is_not_run():
@@ -155,6 +173,7 @@ BAD = [
     ({"policy": HostPulse()}, "HostPulse runs on the host"),
     ({"capacity": 2}, "capacity 2 for .* is below its size 3"),
     ({"steps": 0}, "steps=0; a whole number from 1 up"),
+    ({"overflow": "grow"}, "overflow='grow'; 'stop' or 'hold'"),
 ]
 
 

@@ -12,12 +12,7 @@ import pytest
 
 import growthnet as gn
 
-from .helpers import lenient
-
-
-def normal(*shape):
-    rng = np.random.default_rng(list(shape))
-    return jnp.asarray(0.5 * rng.standard_normal(shape).astype(np.float32))
+from .helpers import lenient, small_normal as normal
 
 
 def outputs(call, net, *args):

@@ -10,14 +10,7 @@ import pytest
 import growthnet as gn
 from growthnet.testing import check_network
 
-
-def normal(*shape):
-    rng = np.random.default_rng(list(shape))
-    return jnp.asarray(0.5 * rng.standard_normal(shape).astype(np.float32))
-
-
-def sizes(anatomy):
-    return {w.name: w.size for w in anatomy.all_widths if w.growable}
+from .helpers import sizes, small_normal as normal
 
 
 def close(a, b):

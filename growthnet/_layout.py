@@ -190,7 +190,8 @@ def span(layout: Layout, place: Place) -> tuple[int, int]:
             outer = size_of(Prod(factors[: place[0]]))
             inner = size_of(Prod(factors[place[0] + 1 :]))
             start, stop = span(factors[place[0]], place[1:])
-            last = (outer - 1) * size_of(factors[place[0]])
+            again = outer - 1 if start < stop else 0
+            last = again * size_of(factors[place[0]])
             return start * inner, (last + stop) * inner
     return 0, 0
 

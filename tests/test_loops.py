@@ -259,6 +259,7 @@ def residual(dtype):
         ("float16", "bfloat16", False),
         ("bfloat16", "float16", False),
         ("int32", "float32", False),
+        ("int8", "float8_e4m3fn", False),
     ],
 )
 def test_layers_of_mixed_precision(carried, inside, exact):

@@ -301,6 +301,24 @@ def test_a_sort_of_two_arrays_silences_each_by_its_own():
     check_no_identity({"w": net["w"]}, places, x)
 
 
+def test_differences_pass_on_what_they_start_with():
+    net, x = {"w": normal(3, 4, 4)}, normal(4)
+    check_identity(net, lambda x, w: x - jnp.tanh(x @ w["w"]), x, {"blocks.w"})
+    check_no_identity(net, lambda x, w: jnp.tanh(x @ w["w"]) - x, x)
+
+
+def test_layers_that_exchange_what_they_carry_pass_on_neither():
+    def call(p, x, y):
+        def layer(carry, w):
+            x, y = carry
+            return (y, x + jnp.tanh(y @ w)), None
+
+        return jax.lax.scan(layer, (x, y), p["w"])[0]
+
+    anatomy = gn.trace({"w": normal(3, 4, 4)}, normal(4), normal(4), call=call)
+    assert anatomy.widths["depth"].exactness("zero_out")[0] == "not preserving"
+
+
 def test_a_choice_by_what_is_carried_is_not_what_is_carried():
     def layer(x, w):
         return jnp.where(x, w["b"] != 0, x)

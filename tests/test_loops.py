@@ -343,6 +343,34 @@ def test_a_barrier_passes_each_of_its_values():
 # --- loops and branches
 
 
+def test_sums_that_pile_up_from_zero_scale_from_the_second_round():
+    def call(p, xs):
+        def body(total, x):
+            h = jnp.tanh(x @ p["in"])
+            return total + h.sum(), jnp.tanh(total) + h @ p["out"]
+
+        return jax.lax.scan(body, 0.0, xs)[1]
+
+    net, xs = {"in": normal(3, 4), "out": normal(4, 2)}, normal(5, 3)
+    (width,) = gn.trace(net, xs, call=call).all_widths
+    # Twice as many units are twice the sum, of which the next round takes the tanh.
+    assert width.growable
+    assert width.exactness("clone")[0] == "not preserving"
+
+
+@pytest.mark.parametrize(("power", "exact"), [(1, "exact"), (2, "not preserving")])
+def test_what_goes_round_is_linear_in_nothing(power, exact):
+    def call(p, x):
+        h = x @ p["a"]
+        if power > 1:
+            h, _ = jax.lax.scan(lambda h, _: (h * h, None), h, None, length=1)
+        return jnp.sum(h * jnp.tanh(x @ p["b"]), -1)
+
+    net = {"a": normal(3, 4), "b": normal(3, 4)}
+    (width,) = gn.trace(net, normal(5, 3), call=call).all_widths
+    assert width.exactness("clone")[0] == exact
+
+
 def test_loops_of_any_kind_share_their_units():
     def looped(p, x):
         h = jnp.tanh(p["in"] @ x)

@@ -12,7 +12,7 @@ import pytest
 
 import growthnet as gn
 
-from .helpers import lenient, small_normal as normal
+from .helpers import cover, lenient, small_normal as normal
 
 
 def outputs(call, net, *args):
@@ -394,3 +394,18 @@ def test_a_mean_field_read_out_is_made_up_for_by_what_reads():
     grown = gn.resize(net, anatomy, {"in": 8}, init="clone")
     assert anatomy.widths["in"].exactness("clone") in (("exact", ""),)
     assert_kept(scaled_by_size, net, grown, x)
+
+
+def test_where_is_silent_where_its_cases_are():
+    """Whatever its condition is."""
+
+    def call(net, x):
+        h = jnp.where(x[:, :1] > 0, x @ net["a"], 0.0)
+        return jnp.sum(h * jnp.cos(x @ net["b"]), -1)
+
+    net, x = {"a": normal(3, 4), "b": normal(3, 4)}, normal(5, 3)
+    anatomy = gn.trace(net, x, call=call)
+    (width,) = anatomy.all_widths
+    assert cover(anatomy, width.name) == {"a:1"}
+    grown = gn.resize(net, anatomy, {width.name: 6}, key=jr.key(0))
+    assert_kept(call, net, grown, x)

@@ -115,7 +115,7 @@ def test_readings_that_work_are_few(monkeypatch):
 
 def test_a_trace_leaves_the_garbage_collector_as_it_was():
     def fails(net, x):
-        raise RuntimeError("no")
+        raise RuntimeError("stop here")
 
     net = {"a": jnp.ones((3, 4)), "b": jnp.ones((4, 2))}
     asked = [lambda net, x: x @ net["a"] @ net["b"], fails]
@@ -123,7 +123,7 @@ def test_a_trace_leaves_the_garbage_collector_as_it_was():
         for enabled in (True, False):
             (gc.enable if enabled else gc.disable)()
             gn.trace(net, jnp.ones((1, 3)), call=asked[0])
-            with pytest.raises(ValueError):
+            with pytest.raises(ValueError, match="stop here"):
                 gn.trace(net, jnp.ones((1, 3)), call=asked[1])
             assert gc.isenabled() == enabled
     finally:

@@ -409,3 +409,13 @@ def test_where_is_silent_where_its_cases_are():
     assert cover(anatomy, width.name) == {"a:1"}
     grown = gn.resize(net, anatomy, {width.name: 6}, key=jr.key(0))
     assert_kept(call, net, grown, x)
+
+
+def test_a_product_over_units_is_another_of_copies():
+    def call(net, x):
+        h = 1 + jnp.tanh(x @ net["a"])
+        return h @ net["b"] + jnp.prod(h, -1, keepdims=True)
+
+    net = {"a": normal(3, 4), "b": normal(4, 2)}
+    (width,) = gn.trace(net, normal(5, 3), call=call).all_widths
+    assert width.exactness("clone")[0] == "not preserving"

@@ -12,7 +12,7 @@ import jax
 import jax.tree_util as jtu
 import numpy as np
 
-from ._layout import Atom, Layout, Place, Prod, resized, size_of, spread
+from ._layout import Atom, Layout, Prod, resized, size_of, span
 from ._paths import array_leaves
 from ._table import table
 from ._widths import Leaf, Width
@@ -263,19 +263,6 @@ class Anatomy:
 
     def __str__(self) -> str:
         return table(self)
-
-
-def span(layout: Layout, place: Place) -> tuple[int, int]:
-    """First and last-plus-one index of the atom at `place`."""
-    if isinstance(layout, Atom):
-        return 0, layout.size
-    here = spread(
-        layout,
-        lambda p, atom: np.full(atom.size, p == place),
-        times=lambda outer, inner: outer | inner,
-    )
-    covered = np.flatnonzero(here)
-    return (int(covered[0]), int(covered[-1]) + 1) if covered.size else (0, 0)
 
 
 def _plain(dtype: str) -> str:

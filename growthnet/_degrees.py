@@ -12,7 +12,7 @@ So the square root that a wider query needs, the gain of an RMSNorm over more fe
 (and its epsilon), and the half of what enters a tied head are found, not listed.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -57,7 +57,7 @@ def blanks(tapes: Iterable[Tape]) -> frozenset[int]:
     walk = Degrees(
         lambda value, dims: 0,
         lambda value, dims: frozenset(),
-        UnitSilence(lambda value, dims: 0, lambda value, dims: frozenset()),
+        UnitSilence(lambda value, dims: 0, lambda value, dims: frozenset(), ()),
         {},
         copies=False,
         sharers=frozenset(),
@@ -80,8 +80,8 @@ class Degrees:
     - `copies`: are units copied (every sum over them grows), or are new ones silent?
     - `sharers`: members whose copies share, so that their sums stay.
     - `unknowns`: members that may be scaled.
-    - `blanks`, `touches`: values that any power fits, and whether a step has to do with
-        the width; with these, only such steps are looked at, and what follows on them.
+    - `blanks`, `steps`: values that any power fits, and the steps in which the width
+        occurs; with these, only such steps are looked at, and what follows on them.
     """
 
     def __init__(
@@ -95,12 +95,12 @@ class Degrees:
         sharers: frozenset[Any],
         unknowns: frozenset[Any],
         blanks: Iterable[int] = (),
-        touches: Callable[[Step], bool] = lambda step: True,
+        steps: Container[Step] | None = None,
     ):
         self._count, self._members, self._silence = count, members, silence
         self._powers, self._copies = powers, copies
         self._sharers, self._unknowns = sharers, unknowns
-        self._touches = touches
+        self._steps = steps
         self._known: dict[int, Form | None] = dict.fromkeys(blanks)
         self.equations = Equations()
 
@@ -170,6 +170,8 @@ class Degrees:
 
     def _walk(self, tape: Tape) -> None:
         for step in tape.steps:
+            if not step.bodies and self._idle(step):
+                continue
             name = step.eqn.primitive.name
             if name == "scan":
                 self._scan(step)
@@ -188,7 +190,7 @@ class Degrees:
                 self._pieces(step)
             elif step.bodies:
                 self._walk(step.bodies[0])
-            elif not self._idle(step):
+            else:
                 # A leaf that is only moved about is looked up where it is used: a
                 # part of it may be scaled where the whole isn't.
                 moved = name in _MOVES and self._raw(step.ins[0])
@@ -208,7 +210,7 @@ class Degrees:
 
     def _idle(self, step: Step) -> bool:
         """Does nothing here have the width's units, or scale? Then nothing will."""
-        if self._touches(step):
+        if self._steps is None or step in self._steps:
             return False
         known, powers = self._known, self._powers
         for value in step.ins:

@@ -78,11 +78,12 @@ def combined(values: Iterable[Value]) -> Kind:
 
 @dataclasses.dataclass(frozen=True)
 class Spot:
-    """Some indices of a leaf axis (`None`: all of them)."""
+    """Some indices of a leaf axis; a `range` where they follow one another (most do,
+    and a vocabulary is long)."""
 
     leaf: int
     axis: int
-    indices: tuple[int, ...] | None
+    indices: range | tuple[int, ...]
 
 
 @dataclasses.dataclass(frozen=True)

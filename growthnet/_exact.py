@@ -292,7 +292,7 @@ class _Analysis(Readers):
             sharers=sharers,
             unknowns=unknowns,
             blanks=self.facts.blanks,
-            touches=self.touches,
+            steps=self.steps,
         )
         try:
             solution = degrees.solve(self.facts.reading.tapes)

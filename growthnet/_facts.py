@@ -4,6 +4,8 @@ import dataclasses
 import functools as ft
 from collections.abc import Iterable, Sequence
 
+import numpy as np
+
 from ._degrees import blanks
 from ._events import (
     Contraction,
@@ -54,7 +56,7 @@ class Facts:
         self._ids: dict[Node, int] = {}
         self._inside: dict[Node, tuple[int | None, ...]] = {}
         self._mentioned: dict[Value, frozenset[int | None]] = {}
-        self._touched: dict[Step, frozenset[int | None]] = {}
+        self._covered: dict[Key, np.ndarray] = {}
         self.layouts: list[tuple[Layout, ...]] = [
             tuple(
                 reading.solver.layout(
@@ -142,13 +144,19 @@ class Facts:
             self._mentioned[value] = found
         return found
 
-    def touches(self, id: int, step: Step) -> bool:
-        """Does an atom occur in what goes into a step, or comes out?"""
-        found = self._touched.get(step)
-        if found is None:
-            found = frozenset().union(*map(self.mentioned, (*step.ins, *step.outs)))
-            self._touched[step] = found
-        return id in found
+    @ft.cached_property
+    def steps(self) -> dict[int | None, set[Step]]:
+        """By atom, the steps where it occurs in what goes in, or comes out."""
+        found: dict[int | None, set[Step]] = {fact.id: set() for fact in self.atoms}
+        found[None] = set()
+        tapes = list(self.reading.tapes)
+        while tapes:
+            for step in tapes.pop().steps:
+                tapes += step.bodies
+                for value in (*step.ins, *step.outs):
+                    for id in self.mentioned(value):
+                        found[id].add(step)
+        return found
 
     def count(self, id: int, value: Value, dims: Sequence[int]) -> int:
         """How often an atom occurs in some axes of a value."""
@@ -163,17 +171,31 @@ class Facts:
         ]
         return frozenset(self.members_at(fact, touched))
 
+    def _positions(self, key: Key) -> np.ndarray:
+        """The axis indices of a member."""
+        found = self._covered.get(key)
+        if found is None:
+            leaf, axis, place = key
+            found = self._covered[key] = positions(self.layouts[leaf][axis], place)
+        return found
+
     def members_at(self, fact: Fact, touched: Iterable[Spot]) -> list[Key]:
         """The members of an atom that the given leaf indices touch."""
         found = []
         for spot in touched:
             keys = [k for k in fact.roles if k[:2] == (spot.leaf, spot.axis)]
-            if len(keys) > 1 and spot.indices is not None:
-                here = set(spot.indices)
-                layout = self.layouts[spot.leaf][spot.axis]
-                keys = [k for k in keys if here & set(positions(layout, k[2]).tolist())]
+            if len(keys) > 1:
+                keys = [k for k in keys if _any_in(spot.indices, self._positions(k))]
             found += keys
         return found
+
+
+def _any_in(indices: range | tuple[int, ...], positions: np.ndarray) -> bool:
+    """Is one of these indices among the positions?"""
+    if isinstance(indices, range):
+        first, last = np.searchsorted(positions, [indices.start, indices.stop])
+        return bool(first < last)
+    return bool(np.isin(indices, positions).any())
 
 
 def located(text: str, line: str) -> str:

@@ -53,7 +53,7 @@ def size_of(layout: Layout) -> int:
         case Atom(size=size):
             return size
         case Prod(factors=factors):
-            return int(np.prod([size_of(f) for f in factors], dtype=np.int64))
+            return math.prod(map(size_of, factors))
         case Sum(segments=segments):
             return sum(size_of(s) for s in segments)
 
@@ -175,6 +175,25 @@ def spread(
                     for i, s in enumerate(segments)
                 ]
             )
+
+
+def span(layout: Layout, place: Place) -> tuple[int, int]:
+    """First and last-plus-one index of the atom at `place`."""
+    match layout:
+        case Atom():
+            return 0, layout.size
+        case Sum(segments=segments):
+            before = sum(map(size_of, segments[: place[0]]))
+            start, stop = span(segments[place[0]], place[1:])
+            return before + start, before + stop
+        case Prod(factors=factors) if size_of(layout):
+            outer = size_of(Prod(factors[: place[0]]))
+            inner = size_of(Prod(factors[place[0] + 1 :]))
+            start, stop = span(factors[place[0]], place[1:])
+            again = outer - 1 if start < stop else 0
+            last = again * size_of(factors[place[0]])
+            return start * inner, (last + stop) * inner
+    return 0, 0
 
 
 def positions(layout: Layout, place: Place) -> np.ndarray:

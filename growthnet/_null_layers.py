@@ -4,6 +4,9 @@ the identity? The walk is that of `_silence`, over the body of the scan."""
 import dataclasses
 from typing import Any
 
+import jax.numpy as jnp
+import numpy as np
+
 from ._events import Kind
 from ._silence import (
     ALL_OF,
@@ -15,16 +18,28 @@ from ._silence import (
     Cause,
     nothing,
     SILENT,
+    source_of,
 )
 from ._tape import Step, Tape
 
 
+_UNCHANGED = set("copy copy_p optimization_barrier name sharding_constraint".split())
+
+
 @dataclasses.dataclass(frozen=True)
 class _Plus:
-    """Carried value number `carry`, plus something that these leaves silence."""
+    """Carried value number `carry`, plus something that these leaves silence. What is
+    carried has this `dtype`, whatever it was cast to since."""
 
     carry: int
+    dtype: np.dtype
     rest: Cause
+
+    def held_by(self, dtype: np.dtype) -> bool:
+        """Does this dtype have every number that may be carried? Casts from integers to
+        floats are left out: NumPy calls some safe that aren't."""
+        floats = {jnp.issubdtype(d, np.inexact) for d in (self.dtype, dtype)}
+        return len(floats) == 1 and np.can_cast(self.dtype, dtype)
 
 
 def null_layers(
@@ -39,7 +54,8 @@ def null_layers(
     known: dict[int, Cause | _Plus] = {}
     for k, value in enumerate(tape.args):
         if fixed <= k < fixed + carried:
-            known[id(value)] = _Plus(k - fixed, SILENT)
+            dtype = tape.jaxpr.invars[k].aval.dtype
+            known[id(value)] = _Plus(k - fixed, dtype, SILENT)
         elif k >= fixed + carried and value.kind == Kind.PARAM:
             leaves = frozenset(o.leaf for o in value.origins)
             known[id(value)] = (leaves,) if leaves else ()
@@ -59,39 +75,46 @@ def _walk_layer(tape: Tape, known: dict[int, Any]) -> None:
             _walk_layer(step.bodies[0], known)
             continue
         ins = [SILENT if nothing(v) else known.get(id(v), ()) for v in step.ins]
-        result = _layer_step(step, ins)
-        for out in step.outs:
+        for k, out in enumerate(step.outs):
             # What passes an annotation is the same value, and known.
             if out not in step.ins:
-                known[id(out)] = result
+                known[id(out)] = _layer_step(step, k, ins)
 
 
-def _layer_step(step: Step, ins: list[Any]) -> Any:
+def _layer_step(step: Step, k: int, ins: list[Any]) -> Any:
+    """What is known of result `k`."""
     name = step.eqn.primitive.name
-    plus = [x for x in ins if isinstance(x, _Plus)]
     if name in ANY_OF:
         return any_of([() if isinstance(x, _Plus) else x for x in ins])
-    if plus:
-        return _still_carried(step, ins, plus)
-    if carries_zeros(step):
-        return ins[0]
-    return all_of(arrays_of(step, ins)) if name in ALL_OF else ()
+    if name in ALL_OF:
+        return _met(name, arrays_of(step, ins))
+    source = source_of(step, k)
+    found = () if source is None else ins[source]
+    if isinstance(found, _Plus):
+        return found if _passes(step, k, found) else ()
+    return found if carries_zeros(step) else ()
 
 
-def _still_carried(step: Step, ins: list[Any], plus: list[_Plus]) -> Any:
-    """Carried values pass through sums and casts that lose nothing."""
-    name, first = step.eqn.primitive.name, plus[0]
-    if name in ("add", "add_any") or (name == "sub" and ins[0] is first):
-        rest = all_of([first.rest, *(x for x in ins if not isinstance(x, _Plus))])
-        return _Plus(first.carry, rest) if len(plus) == 1 else ()
-    if name == "select_n" and len(plus) == len(ins) - 1:
-        same = all(p.carry == first.carry for p in plus)
-        return _Plus(first.carry, all_of([p.rest for p in plus])) if same else ()
+def _met(name: str, values: list[Any]) -> Any:
+    """What several values make together: sums of what is carried and something silent,
+    and choices between several such sums, still are what is carried."""
+    plus = [x for x in values if isinstance(x, _Plus)]
+    others = [x for x in values if not isinstance(x, _Plus)]
+    if not plus:
+        return all_of(others)
+    first = plus[0]
+    if name == "select_n":
+        same = not others and all(p.carry == first.carry for p in plus)
+    else:
+        summed = name in ("add", "add_any") or (name == "sub" and values[0] is first)
+        same = summed and len(plus) == 1
+    rest = all_of([*(p.rest for p in plus), *others])
+    return dataclasses.replace(first, rest=rest) if same else ()
+
+
+def _passes(step: Step, k: int, plus: _Plus) -> bool:
+    """Does what is carried come through as it is?"""
+    name = step.eqn.primitive.name
     if name == "convert_element_type":
-        (before,), (after,) = step.eqn.invars, step.eqn.outvars
-        widens = after.aval.dtype.itemsize >= before.aval.dtype.itemsize
-        # Back to what it was, after it was made wider.
-        back = step.eqn.params["new_dtype"] == before.aval.dtype
-        return first if widens or back else ()
-    passes = ("copy", "copy_p", "optimization_barrier", "name", "sharding_constraint")
-    return first if name in passes else ()
+        return plus.held_by(step.eqn.outvars[k].aval.dtype)
+    return name in _UNCHANGED

@@ -237,8 +237,14 @@ def spots(value: Value, dim: int) -> tuple[Spot, ...]:
         else:
             indices = np.unique(origin.grid)
         indices = indices[indices >= 0]
-        found.append(Spot(origin.leaf, origin.axis, tuple(indices.tolist())))
+        found.append(Spot(origin.leaf, origin.axis, _run(indices)))
     return tuple(found)
+
+
+def _run(indices: np.ndarray) -> range | tuple[int, ...]:
+    if indices.size and (np.diff(indices) == 1).all():
+        return range(int(indices[0]), int(indices[-1]) + 1)
+    return tuple(indices.tolist())
 
 
 def user_line(stack: Sequence[Any]) -> str:

@@ -1,7 +1,6 @@
 """Who reads a width's units: the sides of its contractions, and whether they go
 linearly with the weights that are zeroed or shared out there."""
 
-import functools as ft
 from collections.abc import Sequence
 
 from ._events import Contraction, Kind, Role, Value
@@ -19,7 +18,7 @@ class Readers:
     def __init__(self, facts: Facts, id: int):
         self.facts = facts
         self.fact: Fact = facts.atoms[id]
-        self.touches = ft.partial(facts.touches, id)
+        self.steps = facts.steps[id]
         self._silence: UnitSilence | None = None
         self._members: dict[tuple[Value, tuple[int, ...]], frozenset[Key]] = {}
 
@@ -42,7 +41,7 @@ class Readers:
     def silence(self) -> UnitSilence:
         """Walked only for widths that need it."""
         if self._silence is None:
-            self._silence = UnitSilence(self.count, self.members, self.touches)
+            self._silence = UnitSilence(self.count, self.members, self.steps)
             for tape in self.facts.reading.tapes:
                 self._silence.walk(tape)
         return self._silence

@@ -3,9 +3,10 @@
 import dataclasses
 from collections.abc import Sequence
 
-from ._anatomy import Anatomy, Fixed, span
+from ._anatomy import Anatomy, Fixed
 from ._events import Role
 from ._facts import Fact, Facts, Key, located
+from ._layout import span
 from ._paths import container_of, within
 from ._widths import Leaf, Member, Recipe, Width
 

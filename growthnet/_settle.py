@@ -81,7 +81,7 @@ class Settling:
         goes with a size goes with no other."""
         found: dict[str, int] = {}
         taken: set[int] = set()
-        for name in names:
+        for name in self._in_order(names):
             size = 2 * self._anatomy.widths[name].size + 1
             while size in taken or not _is_prime(size):
                 size += 1
@@ -101,7 +101,7 @@ class Settling:
         """The network with these widths larger (and these fields following), or why it
         doesn't read."""
         source = self._with(found)
-        key = (*names, *source.found)
+        key = (*self._in_order(names), *source.found)
         if key not in self._readings:
             self._readings[key] = self._reading(names, source)
         return self._readings[key]
@@ -109,16 +109,21 @@ class Settling:
     def works(self, names: Sequence[str], found: Sequence[Found] = ()) -> bool:
         return not names or not isinstance(self.probe(names, found), str)
 
+    def _in_order(self, names: Sequence[str]) -> list[str]:
+        """The same widths always get the same sizes, however they were put together."""
+        asked = set(names)
+        return [w.name for w in self._anatomy.all_widths if w.name in asked]
+
     def _with(self, found: Sequence[Found]) -> Any:
         return dataclasses.replace(self.source, found=(*self.source.found, *found))
 
     def _reading(self, names: Sequence[str], source: Any) -> First | str:
-        sizes = self.sizes(names)
+        wanted = self._anatomy.resized(self.sizes(names))
         try:
-            again = self._read(source.at(self._anatomy, sizes))
+            again = self._read(source.like(wanted))
         except Exception as error:
             return what_failed(error)
-        return again if again.anatomy == self._anatomy.resized(sizes) else FIXED
+        return again if again.anatomy == wanted else FIXED
 
     # --- settling
 
@@ -129,7 +134,8 @@ class Settling:
         sure = {s: w for s, w in self._ways(self.names()).items() if len(w) == 1}
         if self._try(self.names(), sure):
             return
-        for group in self._failing(self._groups()):
+        _, failing = self._growing(self._groups(), [])
+        for group in failing:
             self._settle(group)
 
     def _groups(self) -> list[list[str]]:
@@ -141,14 +147,21 @@ class Settling:
             groups.setdefault((_pattern(name), width.size, parts), []).append(name)
         return list(groups.values())
 
-    def _failing(self, groups: list[list[str]]) -> list[list[str]]:
-        """The groups that don't grow alone, by halves."""
-        if self.works(list(it.chain(*groups))):
-            return []
+    def _growing(
+        self, groups: list[list[str]], good: list[str]
+    ) -> tuple[list[str], list[list[str]]]:
+        """The widths that grow together with `good` ones, and the groups that don't, by
+        halves. Readings that fail are cheap, most stop in the first layer; those that
+        don't aren't, so each of them is of more than the one before."""
+        more = [*good, *it.chain(*groups)]
+        if self.works(more):
+            return more, []
         if len(groups) == 1:
-            return groups
+            return good, groups
         middle = len(groups) // 2
-        return self._failing(groups[:middle]) + self._failing(groups[middle:])
+        good, first = self._growing(groups[:middle], good)
+        good, second = self._growing(groups[middle:], good)
+        return good, first + second
 
     def _settle(self, group: list[str]) -> None:
         """Finds the fields behind a group of widths, or else says that it is stuck.

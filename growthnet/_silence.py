@@ -7,7 +7,7 @@ the sets of members that have to be zero so that the value is.
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from ._events import Kind, Value
@@ -146,17 +146,17 @@ class UnitSilence:
 
     - `count(value, dims)`: how often the width occurs in these axes of a value.
     - `members(value, dims)`: for a value made of leaves, the width's members there.
-    - `touches(step)`: may the width occur in this step? The others are passed over.
+    - `steps`: those in which the width occurs; the others are passed over.
     """
 
     def __init__(
         self,
         count: Callable[[Value, Sequence[int]], int],
         members: Callable[[Value, Sequence[int]], frozenset[Any]],
-        touches: Callable[[Step], bool] = lambda step: True,
+        steps: Container[Step],
     ):
         self._count = count
-        self._touches = touches
+        self._steps = steps
         self._members = members
         self._known: dict[int, Silence] = {}
 
@@ -180,7 +180,7 @@ class UnitSilence:
     def walk(self, tape: Tape) -> None:
         """Fills in what is known of every value of a program."""
         for step in tape.steps:
-            if not self._touches(step):
+            if step not in self._steps:
                 continue
             name = step.eqn.primitive.name
             if name == "scan":

@@ -4,12 +4,73 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import jax.random as jr
 import jax.tree_util as jtu
 import numpy as np
 import optax
+from jaxtyping import Array
 
 import growthnet as gn
+
+
+def normal(*shape: int) -> Array:
+    """Numbers that depend on nothing but the shape, in JAX's default dtype."""
+    return jr.normal(jr.key(sum(shape)), shape)
+
+
+def small_normal(*shape: int) -> Array:
+    """Such numbers, half as large, in float32 whatever the default, and without a
+    compilation for every shape."""
+    rng = np.random.default_rng(list(shape))
+    return jnp.asarray(0.5 * rng.standard_normal(shape).astype(np.float32))
+
+
+def sizes(anatomy: gn.Anatomy) -> dict[str, int]:
+    """The widths that can grow."""
+    return {w.name: w.size for w in anatomy.all_widths if w.growable}
+
+
+def roles(anatomy: gn.Anatomy, name: str) -> dict[str, set[Any]]:
+    """What each member does in a width."""
+    width = anatomy.widths[name]
+    return {f"{m.path}:{m.axis}": set(m.roles) for m in width.members}
+
+
+def cover(anatomy: gn.Anatomy, name: str) -> set[str]:
+    """The members whose zeros make new units silent."""
+    width = anatomy.widths[name]
+    return {f"{width.members[i].path}:{width.members[i].axis}" for i in width.cover}
+
+
+def wiring(anatomy: gn.Anatomy) -> list[Any]:
+    """Everything about the widths but their sizes."""
+    return [
+        (
+            w.name,
+            w.growable,
+            w.gateable,
+            w.cover,
+            [w.exactness(init)[0] for init in ("zero_out", "clone")],
+            [(m.path, m.axis, m.place, m.roles) for m in w.members],
+        )
+        for w in anatomy.all_widths
+    ]
+
+
+class Grow(gn.AbstractPolicy):
+    """Two units at every turn."""
+
+    every: int = eqx.field(static=True, default=5)
+    needs: frozenset[str] = eqx.field(static=True, default=frozenset())
+    optimizer: None = None
+
+    def init(self, anatomy, *, key):
+        return None, None
+
+    def step(self, trainable, memory, evidence, *, key):
+        changes = {n: gn.Change(m, 2) for n, m in evidence.open.items()}
+        return gn.Decision(changes), trainable, memory, {}
 
 
 def lenient(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:

@@ -12,12 +12,7 @@ import pytest
 
 import growthnet as gn
 
-from .helpers import lenient
-
-
-def normal(*shape):
-    rng = np.random.default_rng(list(shape))
-    return jnp.asarray(0.5 * rng.standard_normal(shape).astype(np.float32))
+from .helpers import cover, lenient, small_normal as normal
 
 
 def outputs(call, net, *args):
@@ -399,3 +394,28 @@ def test_a_mean_field_read_out_is_made_up_for_by_what_reads():
     grown = gn.resize(net, anatomy, {"in": 8}, init="clone")
     assert anatomy.widths["in"].exactness("clone") in (("exact", ""),)
     assert_kept(scaled_by_size, net, grown, x)
+
+
+def test_where_is_silent_where_its_cases_are():
+    """Whatever its condition is."""
+
+    def call(net, x):
+        h = jnp.where(x[:, :1] > 0, x @ net["a"], 0.0)
+        return jnp.sum(h * jnp.cos(x @ net["b"]), -1)
+
+    net, x = {"a": normal(3, 4), "b": normal(3, 4)}, normal(5, 3)
+    anatomy = gn.trace(net, x, call=call)
+    (width,) = anatomy.all_widths
+    assert cover(anatomy, width.name) == {"a:1"}
+    grown = gn.resize(net, anatomy, {width.name: 6}, key=jr.key(0))
+    assert_kept(call, net, grown, x)
+
+
+def test_a_product_over_units_is_another_of_copies():
+    def call(net, x):
+        h = 1 + jnp.tanh(x @ net["a"])
+        return h @ net["b"] + jnp.prod(h, -1, keepdims=True)
+
+    net = {"a": normal(3, 4), "b": normal(4, 2)}
+    (width,) = gn.trace(net, normal(5, 3), call=call).all_widths
+    assert width.exactness("clone")[0] == "not preserving"

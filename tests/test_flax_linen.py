@@ -16,7 +16,7 @@ import growthnet as gn
 import growthnet.flax as gf
 from growthnet.testing import Case, check_network, optimizer_follows, Resize
 
-from .helpers import lenient
+from .helpers import Grow, lenient
 
 
 X = jr.normal(jr.key(0), (16, 4))
@@ -185,21 +185,6 @@ def test_wrong_variables_are_refused():
 
 
 # --- training
-
-
-class Grow(gn.AbstractPolicy):
-    """Two units at every turn."""
-
-    every: int = eqx.field(static=True, default=5)
-    needs: frozenset[str] = eqx.field(static=True, default=frozenset())
-    optimizer: None = None
-
-    def init(self, anatomy, *, key):
-        return None, None
-
-    def step(self, trainable, memory, evidence, *, key):
-        changes = {n: gn.Change(m, 2) for n, m in evidence.open.items()}
-        return gn.Decision(changes), trainable, memory, {}
 
 
 def test_a_run_with_running_statistics():

@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -23,7 +22,7 @@ from growthnet.testing import (
     Resize,
 )
 
-from .helpers import lenient
+from .helpers import Grow, lenient
 
 
 X = jr.normal(jr.key(0), (16, 4))
@@ -395,21 +394,6 @@ def test_reserve_gate_and_compact():
 
 
 # --- training
-
-
-class Grow(gn.AbstractPolicy):
-    """Two units at every turn."""
-
-    every: int = eqx.field(static=True, default=5)
-    needs: frozenset[str] = eqx.field(static=True, default=frozenset())
-    optimizer: None = None
-
-    def init(self, anatomy, *, key):
-        return None, None
-
-    def step(self, trainable, memory, evidence, *, key):
-        changes = {n: gn.Change(m, 2) for n, m in evidence.open.items()}
-        return gn.Decision(changes), trainable, memory, {}
 
 
 def squares(net, batch, key):

@@ -33,6 +33,8 @@ from growthnet.testing import (
     resizes,
 )
 
+from .helpers import wiring
+
 
 # What a law says of a network depends on what happens to it.
 CHANGES: dict[str, Any] = {
@@ -198,14 +200,6 @@ def combinations(kind):
 
 def anatomy_of(case):
     return gn.trace(case.net, *case.args, call=case.call)
-
-
-def wiring(anatomy):
-    """Everything about the widths but their sizes."""
-    return [
-        (w.name, w.gateable, w.cover, [(m.path, m.axis, m.roles) for m in w.members])
-        for w in anatomy.all_widths
-    ]
 
 
 @pytest.mark.parametrize("kind", sorted(FAMILIES.keys() - {"mlp"}))

@@ -23,6 +23,7 @@ from growthnet._layout import (
     relabelled,
     resized,
     size_of,
+    span,
     spread,
     Sum,
 )
@@ -109,6 +110,17 @@ def test_description_in_words():
     said = describe(HEADS_OF_HALVES, lambda atom: names[atom.id])
     assert said == "g*(d+d)*h"
     assert describe(Sum((Prod((H, D)), H)), lambda atom: names[atom.id]) == "h*d+h"
+
+
+@given(layouts())
+@example(Prod((H, EMPTY_SEGMENT)))
+def test_a_span_goes_from_the_first_position_to_the_last(layout):
+    for place, _ in occurrences(layout):
+        start, stop = span(layout, place)
+        here = positions(layout, place)
+        assert start == stop or here.size
+        if here.size:
+            assert (start, stop) == (here[0], here[-1] + 1)
 
 
 @given(layouts(), st.permutations(range(10, 15)))

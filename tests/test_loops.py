@@ -10,14 +10,7 @@ import pytest
 import growthnet as gn
 from growthnet.testing import check_network
 
-
-def normal(*shape):
-    rng = np.random.default_rng(list(shape))
-    return jnp.asarray(0.5 * rng.standard_normal(shape).astype(np.float32))
-
-
-def sizes(anatomy):
-    return {w.name: w.size for w in anatomy.all_widths if w.growable}
+from .helpers import sizes, small_normal as normal
 
 
 def close(a, b):
@@ -213,7 +206,169 @@ def test_a_leaf_that_all_layers_share_silences_none():
     close(shared_in_stack(grown, normal(3)), shared_in_stack(net, normal(3)))
 
 
+def depth_of(net, layer, x):
+    """The width of the layers that `layer` runs, and the network that runs them."""
+
+    def call(p, x):
+        return jax.lax.scan(lambda x, w: (layer(x, w), None), x, p["blocks"])[0]
+
+    anatomy = gn.trace({"blocks": net}, x, call=call)
+    (depth,) = (w for w in anatomy.all_widths if "depth" in w.name)
+    return depth, anatomy, call
+
+
+def covered(depth):
+    return {depth.members[i].path for i in depth.cover}
+
+
+def check_identity(net, layer, x, paths):
+    """These leaves' zeros make a layer the identity, to the last bit."""
+    depth, anatomy, call = depth_of(net, layer, x)
+    assert depth.exactness("zero_out") == ("exact", "")
+    assert covered(depth) == paths
+    net = {"blocks": net}
+    grown = gn.resize(net, anatomy, {depth.name: 5}, key=jr.key(0))
+    np.testing.assert_array_equal(call(grown, x), call(net, x))
+
+
+def check_no_identity(net, layer, x):
+    exactness, why = depth_of(net, layer, x)[0].exactness("zero_out")
+    assert exactness == "not preserving"
+    assert "a new layer wouldn't pass on what it is given" in why
+
+
+def residual(dtype):
+    """A layer that computes in `dtype`, whatever it is given."""
+
+    def layer(x, w):
+        h = jnp.tanh(x.astype(dtype) @ w["up"].astype(dtype))
+        y = x.astype(dtype) + h @ w["down"].astype(dtype)
+        return y.astype(x.dtype)
+
+    return layer
+
+
+@pytest.mark.parametrize(
+    ("carried", "inside", "exact"),
+    [
+        ("bfloat16", "float32", True),
+        ("float16", "float32", True),
+        ("float32", "float32", True),
+        ("float32", "bfloat16", False),
+        # As wide as each other, and each has numbers that the other hasn't.
+        ("float16", "bfloat16", False),
+        ("bfloat16", "float16", False),
+        ("int32", "float32", False),
+        ("int8", "float8_e4m3fn", False),
+    ],
+)
+def test_layers_of_mixed_precision(carried, inside, exact):
+    net = {"up": normal(3, 4, 5), "down": normal(3, 5, 4)}
+    x = (8 * normal(4)).astype(carried)
+    if exact:
+        check_identity(net, residual(inside), x, {"blocks.down"})
+    else:
+        check_no_identity(net, residual(inside), x)
+
+
+def test_layers_that_widen_twice_lose_nothing():
+    def layer(x, w):
+        y = x.astype(jnp.float32).astype(jnp.bfloat16).astype(jnp.float32)
+        return (y + jnp.tanh(y @ w["w"])).astype(jnp.float16)
+
+    net, x = {"w": normal(3, 4, 4)}, normal(4)
+    # Eight bits of a float16 are gone, though it comes back as one.
+    check_no_identity(net, layer, x.astype(jnp.float16))
+
+
+def test_a_sort_of_two_arrays_silences_each_by_its_own():
+    def ordered(x, w):
+        h = jnp.tanh(x @ w["w"])
+        _, values = jax.lax.sort((h, h * w["gain"]), num_keys=1)
+        return x + values
+
+    def foreign(x, w):
+        _, values = jax.lax.sort((x @ w["w"], jnp.cos(x) * w["gain"]), num_keys=1)
+        return x + values
+
+    def places(x, w):
+        return x + jnp.argsort(x @ w["w"]).astype(x.dtype)
+
+    net, x = {"w": normal(3, 4, 4), "gain": 1 + normal(3, 4)}, normal(4)
+    assert covered(depth_of(net, ordered, x)[0]) in ({"blocks.w"}, {"blocks.gain"})
+    # Keys of zero leave what they order as it is.
+    check_identity(net, foreign, x, {"blocks.gain"})
+    check_no_identity({"w": net["w"]}, places, x)
+
+
+def test_differences_pass_on_what_they_start_with():
+    net, x = {"w": normal(3, 4, 4)}, normal(4)
+    check_identity(net, lambda x, w: x - jnp.tanh(x @ w["w"]), x, {"blocks.w"})
+    check_no_identity(net, lambda x, w: jnp.tanh(x @ w["w"]) - x, x)
+
+
+def test_layers_that_exchange_what_they_carry_pass_on_neither():
+    def call(p, x, y):
+        def layer(carry, w):
+            x, y = carry
+            return (y, x + jnp.tanh(y @ w)), None
+
+        return jax.lax.scan(layer, (x, y), p["w"])[0]
+
+    anatomy = gn.trace({"w": normal(3, 4, 4)}, normal(4), normal(4), call=call)
+    assert anatomy.widths["depth"].exactness("zero_out")[0] == "not preserving"
+
+
+def test_a_choice_by_what_is_carried_is_not_what_is_carried():
+    def layer(x, w):
+        return jnp.where(x, w["b"] != 0, x)
+
+    x = jnp.array([True, False, True, False])
+    check_no_identity({"b": normal(3, 4)}, layer, x)
+
+
+def test_a_barrier_passes_each_of_its_values():
+    def together(x, w):
+        x, h = jax.lax.optimization_barrier((x, jnp.tanh(x @ w["w"])))
+        return x + h
+
+    def another(x, w):
+        return jax.lax.optimization_barrier((x, w["b"]))[1]
+
+    net, x = {"w": normal(3, 4, 4), "b": normal(3, 4)}, normal(4)
+    check_identity({"w": net["w"]}, together, x, {"blocks.w"})
+    check_no_identity({"b": net["b"]}, another, x)
+
+
 # --- loops and branches
+
+
+def test_sums_that_pile_up_from_zero_scale_from_the_second_round():
+    def call(p, xs):
+        def body(total, x):
+            h = jnp.tanh(x @ p["in"])
+            return total + h.sum(), jnp.tanh(total) + h @ p["out"]
+
+        return jax.lax.scan(body, 0.0, xs)[1]
+
+    net, xs = {"in": normal(3, 4), "out": normal(4, 2)}, normal(5, 3)
+    (width,) = gn.trace(net, xs, call=call).all_widths
+    # Twice as many units are twice the sum, of which the next round takes the tanh.
+    assert width.growable
+    assert width.exactness("clone")[0] == "not preserving"
+
+
+@pytest.mark.parametrize(("power", "exact"), [(1, "exact"), (2, "not preserving")])
+def test_what_goes_round_is_linear_in_nothing(power, exact):
+    def call(p, x):
+        h = x @ p["a"]
+        if power > 1:
+            h, _ = jax.lax.scan(lambda h, _: (h * h, None), h, None, length=1)
+        return jnp.sum(h * jnp.tanh(x @ p["b"]), -1)
+
+    net = {"a": normal(3, 4), "b": normal(3, 4)}
+    (width,) = gn.trace(net, normal(5, 3), call=call).all_widths
+    assert width.exactness("clone")[0] == exact
 
 
 def test_loops_of_any_kind_share_their_units():

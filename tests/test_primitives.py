@@ -3,7 +3,6 @@
 import jax
 import jax.extend.core as jexc
 import jax.numpy as jnp
-import jax.random as jr
 import pytest
 from jax.core import ShapedArray
 from jax.experimental import pallas as pl
@@ -12,28 +11,10 @@ from jax.interpreters import mlir
 import growthnet as gn
 from growthnet._rules import RULES
 
-from .helpers import check_resizes
+from .helpers import check_resizes, cover, normal, roles, sizes
 
 
 pytestmark = pytest.mark.usefixtures("x64")
-
-
-def normal(*shape):
-    return jr.normal(jr.key(sum(shape)), shape)
-
-
-def sizes(anatomy):
-    return {w.name: w.size for w in anatomy.all_widths if w.growable}
-
-
-def roles(anatomy, name):
-    width = anatomy.widths[name]
-    return {f"{m.path}:{m.axis}": set(m.roles) for m in width.members}
-
-
-def cover(anatomy, name):
-    width = anatomy.widths[name]
-    return {f"{width.members[i].path}:{width.members[i].axis}" for i in width.cover}
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ import pytest
 import growthnet as gn
 from growthnet.testing import Case, preservation, Resize, symmetry
 
+from .helpers import wiring
 from .programs import FEATURES, Program, programs, TIME, WRAPPERS
 
 
@@ -24,21 +25,6 @@ def groups(anatomy):
         frozenset((m.path, m.axis) for m in w.members): w.growable
         for w in anatomy.all_widths
     }
-
-
-def wiring(anatomy):
-    """Everything about the widths but their sizes."""
-    return [
-        (
-            w.name,
-            w.growable,
-            w.gateable,
-            w.cover,
-            [w.exactness(init)[0] for init in ("zero_out", "clone")],
-            [(m.path, m.axis, m.place, m.roles) for m in w.members],
-        )
-        for w in anatomy.all_widths
-    ]
 
 
 def check_groups(program: Program):

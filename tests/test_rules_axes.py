@@ -10,18 +10,10 @@ from jax.sharding import AbstractMesh, AxisType, PartitionSpec as P
 
 import growthnet as gn
 
-from .helpers import check_resizes
+from .helpers import check_resizes, normal, sizes
 
 
 pytestmark = pytest.mark.usefixtures("x64")
-
-
-def normal(*shape):
-    return jr.normal(jr.key(sum(shape)), shape)
-
-
-def sizes(anatomy):
-    return {w.name: w.size for w in anatomy.all_widths if w.growable}
 
 
 def reasons(anatomy):

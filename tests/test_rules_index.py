@@ -9,28 +9,10 @@ from jax import lax
 
 import growthnet as gn
 
-from .helpers import check_resizes
+from .helpers import check_resizes, cover, normal, roles, sizes
 
 
 pytestmark = pytest.mark.usefixtures("x64")
-
-
-def normal(*shape):
-    return jr.normal(jr.key(sum(shape)), shape)
-
-
-def sizes(anatomy):
-    return {w.name: w.size for w in anatomy.all_widths if w.growable}
-
-
-def roles(anatomy, name):
-    width = anatomy.widths[name]
-    return {f"{m.path}:{m.axis}": set(m.roles) for m in width.members}
-
-
-def cover(anatomy, name):
-    width = anatomy.widths[name]
-    return {f"{width.members[i].path}:{width.members[i].axis}" for i in width.cover}
 
 
 # --- embeddings

@@ -1,5 +1,7 @@
 """Which static fields follow widths, which widths are stuck, and at what cost."""
 
+import gc
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -57,15 +59,17 @@ def test_a_field_that_equals_a_product_by_chance_stays(getkey):
 
 
 class Counted:
-    """Counts readings at other sizes."""
+    """Counts readings at other sizes, and those of them that failed."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch):
-        self.count = 0
+        self.count = self.failed = 0
         read = _settle.Settling._reading
 
         def reading(*args):
             self.count += 1
-            return read(*args)
+            found = read(*args)
+            self.failed += isinstance(found, str)
+            return found
 
         monkeypatch.setattr(_settle.Settling, "_reading", reading)
 
@@ -90,6 +94,40 @@ def test_what_stops_alike_layers_is_found_in_few_readings(monkeypatch):
     why = "the program doesn't work with another size: TypeError"
     assert all(w.reasons[0].startswith(why) for w in anatomy.all_widths)
     assert counted.count <= 10
+
+
+def test_readings_that_work_are_few(monkeypatch):
+    """Those that fail stop early; those that work go to the end."""
+
+    def call(net, x):
+        a, b, c = (x @ net["a"], x @ net["b"], x @ net["c"])
+        return a @ net["d"] + b.reshape(-1, 6) @ net["e"] + jnp.tanh(c) @ net["f"]
+
+    counted = Counted(monkeypatch)
+    into, out = {"a": 3, "b": 6, "c": 4}, {"d": 3, "e": 6, "f": 4}
+    net = {k: jr.normal(jr.key(n), (5, n)) for k, n in into.items()}
+    net |= {k: jr.normal(jr.key(n), (n, 2)) for k, n in out.items()}
+    anatomy = gn.trace(net, jnp.ones((4, 5)), call=call)
+    assert [w.growable for w in anatomy.all_widths] == [True, False, True]
+    # `a`, then `a` and `c`; the numbers are accounted for by the second.
+    assert counted.count - counted.failed == 2
+
+
+def test_a_trace_leaves_the_garbage_collector_as_it_was():
+    def fails(net, x):
+        raise RuntimeError("stop here")
+
+    net = {"a": jnp.ones((3, 4)), "b": jnp.ones((4, 2))}
+    asked = [lambda net, x: x @ net["a"] @ net["b"], fails]
+    try:
+        for enabled in (True, False):
+            (gc.enable if enabled else gc.disable)()
+            gn.trace(net, jnp.ones((1, 3)), call=asked[0])
+            with pytest.raises(ValueError, match="stop here"):
+                gn.trace(net, jnp.ones((1, 3)), call=asked[1])
+            assert gc.isenabled() == enabled
+    finally:
+        gc.enable()
 
 
 def test_a_layer_that_differs_among_alike_ones_is_told_apart(monkeypatch):

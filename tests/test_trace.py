@@ -10,13 +10,7 @@ import pytest
 
 import growthnet as gn
 
-
-def sizes(anatomy):
-    return {w.name: w.size for w in anatomy.all_widths if w.growable}
-
-
-def normal(*shape):
-    return jr.normal(jr.key(sum(shape)), shape)
+from .helpers import normal, sizes
 
 
 X = jax.ShapeDtypeStruct((5, 3), "float32")

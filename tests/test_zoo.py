@@ -16,6 +16,7 @@ import growthnet as gn
 from growthnet.testing import LAWS, Resize
 from growthnet.testing._measure import outputs, Reference
 
+from .helpers import wiring
 from .zoo import case_of, MODELS
 
 
@@ -67,6 +68,10 @@ def exact_inits(anatomy, width):
     return found
 
 
+def ways(anatomy):
+    return [exact_inits(anatomy, w) for w in anatomy.all_widths]
+
+
 def told(width, anatomy):
     if not width.growable:
         return f"{width.size}, rigid: {'; '.join(width.reasons)}"
@@ -93,26 +98,12 @@ def test_a_model_has_the_widths_that_are_written_down(name):
     assert found == {key: wished(what) for key, what in wanted.items()}, anatomy
 
 
-def wiring(anatomy):
-    """Everything about the widths but their sizes."""
-    return [
-        (
-            w.name,
-            w.growable,
-            w.gateable,
-            w.cover,
-            exact_inits(anatomy, w),
-            [(m.path, m.axis, m.roles) for m in w.members],
-        )
-        for w in anatomy.all_widths
-    ]
-
-
 def check_coinciding(name):
     anatomy, twin = (anatomy_of(name, twin=twin) for twin in (False, True))
     wanted = MODELS[name].at(twin=True).widths
     assert twin.sizes == {key: what.size for key, what in wanted.items()}
     assert wiring(twin) == wiring(anatomy)
+    assert ways(twin) == ways(anatomy)
 
 
 @pytest.mark.parametrize("name", list(MODELS)[::6])

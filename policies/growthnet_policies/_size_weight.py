@@ -140,8 +140,16 @@ class GradientSizeWeight(gn.AbstractPolicy):
     def _ramp(self, size: Any, capacity: int) -> Any:
         if not self.data_gradient:
             size = jax.lax.stop_gradient(size)
-        u = jnp.clip(size - jnp.arange(capacity, dtype=size.dtype), 0.0, 1.0)
-        return _GATES[self.gate](u)
+        # Only the unit at the edge has a gate between 0 and 1, so theta is taken of two
+        # numbers. Of a vector, compilers take it anew wherever a weight is read.
+        last = jax.lax.stop_gradient(jnp.ceil(size) - 1)
+        theta = _GATES[self.gate]
+        edge = theta(jnp.clip(size - last, 0.0, 1.0))
+        beyond = theta(jnp.clip(size - last - 1, 0.0, 1.0))
+        unit = jnp.arange(capacity, dtype=size.dtype)
+        gates = jnp.where(unit < last, jnp.ones_like(size), jnp.zeros_like(size))
+        gates = jnp.where(unit == last, edge, gates)
+        return jnp.where(unit == last + 1, beyond, gates)
 
     def penalty(
         self, trainable: Any, net: Any, cost: Callable[[Mapping[str, Any]], Any]

@@ -1,0 +1,94 @@
+"""What all arms are given: data and first weights, in numpy alone.
+
+Nothing here may import JAX or PyTorch, since each arm runs in an interpreter that has
+only one of them.
+"""
+
+import gzip
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+FASHION = "/usr/share/datasets/fashion-mnist"
+SHA256 = {
+    "train-images-idx3-ubyte": (
+        "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888"
+    ),
+    "train-labels-idx1-ubyte": (
+        "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9"
+    ),
+}
+
+
+def waves() -> tuple[np.ndarray, np.ndarray]:
+    """200 points on [-1, 1]^2 and a product of two waves."""
+    x = np.random.default_rng(1).uniform(-1, 1, (200, 2))
+    y = np.sin(3 * x[:, :1]) * np.cos(2 * x[:, 1:])
+    return x.astype(np.float32), y.astype(np.float32)
+
+
+def fashion_mnist() -> tuple[np.ndarray, np.ndarray]:
+    """60,000 images as rows of 784 numbers in [0, 1], and labels.
+
+    From Debian's package `dataset-fashion-mnist`; the environment variable
+    `FASHION_MNIST` names another folder with its files (`dpkg-deb -x` needs no root).
+
+    **Raises:** `FileNotFoundError` without them, `ValueError` if they are others.
+    """
+    images, labels = (_idx(name) for name in SHA256)
+    x = images.reshape(len(images), -1).astype(np.float32) / 255
+    return x, labels.astype(np.int32)
+
+
+def _idx(name: str) -> np.ndarray:
+    folder = Path(os.environ.get("FASHION_MNIST", FASHION))
+    path = folder / f"{name}.gz"
+    if not path.exists():
+        raise FileNotFoundError(
+            f"{path}; install Debian's dataset-fashion-mnist, or unpack it and let "
+            "FASHION_MNIST name the folder"
+        )
+    data = gzip.decompress(path.read_bytes())
+    if hashlib.sha256(data).hexdigest() != SHA256[name]:
+        raise ValueError(
+            f"{path} isn't the file of Debian's package (its hash differs)"
+        )
+    rank = data[3]
+    shape = np.frombuffer(data, ">i4", rank, 4)
+    return np.frombuffer(data, np.uint8, offset=4 + 4 * rank).reshape(shape)
+
+
+def data_of(task: str) -> tuple[np.ndarray, np.ndarray]:
+    return waves() if task == "waves" else fashion_mnist()
+
+
+def first_weights(task: str, size: int) -> list[np.ndarray]:
+    """Weights and biases of one hidden layer: `[size, in]`, `[size]`, `[out, size]`,
+    `[out]`, uniform within `1 / sqrt(inputs)`."""
+    inputs, outputs = (2, 1) if task == "waves" else (784, 10)
+    draw = np.random.default_rng(0).uniform
+    shapes: list[tuple[tuple[int, ...], int]] = [
+        ((size, inputs), inputs),
+        ((size,), inputs),
+        ((outputs, size), size),
+        ((outputs,), size),
+    ]
+    return [
+        draw(-1, 1, s).astype(np.float32) / np.sqrt(n, dtype=np.float32)
+        for s, n in shapes
+    ]
+
+
+def trials(count: int) -> dict[str, Any]:
+    """Method A of "Growing neural networks": per trial 32 points of a cubic and the 38
+    first parameters (the size, 18 + 9 weights and 10 biases), by name."""
+    draw = np.random.default_rng(2).uniform
+    x = draw(-1, 1, (count, 32)).astype(np.float32)
+    y = 1 + np.float32(45 / 32) * (x + 1) ** 2 * (x - 1)
+    shapes = {"w2": (count, 9, 2), "b2": (count, 9), "w3": (count, 9), "b3": (count,)}
+    params = {name: draw(-1, 1, s).astype(np.float32) for name, s in shapes.items()}
+    return {"x": x, "y": y, "params": {"N": np.zeros(count, np.float32), **params}}

@@ -34,7 +34,7 @@ class View:
 
     def rows(self, array: Any) -> Any:
         """The array as `[samples, units]`."""
-        xp = np if isinstance(array, np.ndarray) else jnp
+        xp: Any = np if isinstance(array, np.ndarray) else jnp
         units, each = self.table.shape
         parts = xp.take(array, self.table.reshape(-1), axis=self.axis)
         shape = array.shape
@@ -53,8 +53,9 @@ class View:
     @staticmethod
     def of(variable: Any, numbers: np.ndarray, units: int) -> "View | None":
         """From the unit that every entry belongs to (-1: none)."""
-        found = along_one_axis(numbers)
-        table = None if found is None else table_of(found[1], units)
+        if (found := along_one_axis(numbers)) is None:
+            return None
+        table = table_of(found[1], units)
         return None if table is None else View(variable, found[0], table)
 
 

@@ -32,7 +32,7 @@ class Made:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Read:
-    """A consuming contraction; `rows_at` puts its rows into the order of the samples."""
+    """A consuming contraction. `rows_at` puts its rows into the samples' order."""
 
     site: Site
     rows_at: np.ndarray | None

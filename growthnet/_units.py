@@ -11,7 +11,7 @@ import numpy as np
 from ._anatomy import Anatomy
 from ._contractions import Site
 from ._flat import flat_inputs, flat_loss, zeros_at
-from ._found_units import find_units, FoundUnits
+from ._found_units import find_units, FoundUnits, Made, Read
 
 
 UNIT_KINDS = {
@@ -144,7 +144,7 @@ def units_of(
                 )
     values, slopes = _variables(found.values(), kinds)
     inputs = flat_inputs(net, args)
-    shape = anatomy_shapes(anatomy)
+    shapes = {leaf.path: leaf.shape for leaf in anatomy.leaves}
 
     def run(taps: Any) -> Any:
         return flat.run(inputs, dict(zip(slopes, taps, strict=True)), values)
@@ -158,13 +158,9 @@ def units_of(
     value = dict(zip(values, given, strict=True)).get
     slope = dict(zip(slopes, cotangents, strict=True)).get
     return {
-        name: _evidence(units, set(kinds), value, slope, shape)
+        name: _evidence(units, set(kinds), value, slope, shapes)
         for name, units in found.items()
     }
-
-
-def anatomy_shapes(anatomy: Anatomy) -> dict[str, tuple[int, ...]]:
-    return {leaf.path: leaf.shape for leaf in anatomy.leaves}
 
 
 def _variables(
@@ -199,47 +195,43 @@ def _evidence(
     slope: Callable[[Any], Any],
     shapes: dict[str, tuple[int, ...]],
 ) -> Units:
-    def if_asked(kind: str, make: Callable[[], Any], order: Any = None) -> Any:
+    """The evidence about one width, from values and cotangents of variables."""
+
+    def if_asked(kind: str, make: Callable[..., Any], of: Any, order: Any) -> Any:
         if kind not in kinds:
             return None
-        rows = make()
+        rows = make(of)
         return rows if order is None else rows[order]
 
     def entries(site: Site) -> Entries:
         path = site.member.path
         return Entries(path, shapes[path], site.entries)
 
-    def producer(m: Any) -> Producer:
-        before = m.before.variable
+    def producer(m: Made) -> Producer:
+        before, site = m.before, m.site
+        at, slope_at = value(before.variable), slope(before.variable)
         return Producer(
-            if_asked(
-                "producer_inputs",
-                lambda: m.site.inputs(value(m.site.other)),
-                m.inputs_at,
-            ),
-            if_asked(
-                "preactivations", lambda: m.before.rows(value(before)), m.before_at
-            ),
-            if_asked(
-                "preactivation_cotangents",
-                lambda: m.before.rows(slope(before)),
-                m.before_at,
-            ),
+            if_asked("producer_inputs", site.inputs, value(site.other), m.inputs_at),
+            if_asked("preactivations", before.rows, at, m.before_at),
+            if_asked("preactivation_cotangents", before.rows, slope_at, m.before_at),
             m.aligned,
-            entries(m.site),
+            entries(site),
         )
 
-    def consumer(r: Any) -> Consumer:
-        pulled = lambda: r.site.pulled(slope(r.site.eqn.outvars[0]))
-        return Consumer(
-            if_asked("output_cotangents", pulled, r.rows_at), entries(r.site)
-        )
+    def consumer(r: Read) -> Consumer:
+        given = slope(r.site.eqn.outvars[0])
+        rows = if_asked("output_cotangents", r.site.pulled, given, r.rows_at)
+        return Consumer(rows, entries(r.site))
 
-    units = found.units
-    asked = lambda part: part in {UNIT_KINDS[kind] for kind in kinds}
+    def units(kind: str, of: Callable[[Any], Any]) -> Any:
+        if kind in kinds and found.units is not None:
+            return found.units.rows(of(found.units.variable))
+        return None
+
+    parts = {UNIT_KINDS[kind] for kind in kinds}
     return Units(
-        if_asked("activations", lambda: units.rows(value(units.variable))),
-        if_asked("unit_cotangents", lambda: units.rows(slope(units.variable))),
-        tuple(map(producer, found.made)) if asked("made") else (),
-        tuple(map(consumer, found.read)) if asked("read") else (),
+        units("activations", value),
+        units("unit_cotangents", slope),
+        tuple(map(producer, found.made)) if "made" in parts else (),
+        tuple(map(consumer, found.read)) if "read" in parts else (),
     )

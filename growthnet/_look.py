@@ -12,7 +12,7 @@ from ._aux import split_result
 from ._evidence import Evidence
 from ._gates import silence
 from ._growing import GrowerState, Growing, replaced
-from ._paths import fresh
+from ._paths import array_leaves, fresh, map_arrays
 from ._policy import Decision
 from ._turn import propose
 from ._units import UNIT_KINDS, units_of
@@ -125,16 +125,17 @@ def _as_numbers(gates: Any) -> Any:
 
 
 def _hessian_vector(value: Callable[[Any], Any], net: Any) -> Callable[[Any], Any]:
+    params = array_leaves(eqx.filter(net, eqx.is_inexact_array))
+    gradient = jax.grad(lambda params: value(map_arrays(net, params)))
+
     def product(tree: Any) -> Any:
-        moving, rest = eqx.partition(net, eqx.is_inexact_array)
-        gradient = jax.grad(lambda m: value(eqx.combine(m, rest)))
-        along = jax.tree.map(
-            lambda a, t: jnp.zeros_like(a) if t is None else jnp.asarray(t, a.dtype),
-            moving,
-            eqx.filter(tree, eqx.is_inexact_array),
-            is_leaf=lambda leaf: leaf is None,
-        )
-        return jax.jvp(gradient, (moving,), (along,))[1]
+        given = array_leaves(tree)
+        along = {
+            path: jnp.asarray(given.get(path, jnp.zeros_like(array)), array.dtype)
+            for path, array in params.items()
+        }
+        products = jax.jvp(gradient, (params,), (along,))[1]
+        return eqx.filter(map_arrays(net, products), eqx.is_inexact_array)
 
     return product
 

@@ -1,3 +1,4 @@
 """Growth policies that come with growthnet, one method per file."""
 
+from ._gradmax import GradMax as GradMax
 from ._size_weight import GradientSizeWeight as GradientSizeWeight

@@ -2,3 +2,4 @@
 
 from ._gradmax import GradMax as GradMax
 from ._size_weight import GradientSizeWeight as GradientSizeWeight
+from ._tiny import Tiny as Tiny

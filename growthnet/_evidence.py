@@ -14,6 +14,14 @@ KINDS = {
     "gate_slopes": "d loss / d gate on the last batch, [capacity] by width; of closed "
     "units too (0 where their weights are 0)",
     "evaluate": "evaluate(decision): the loss on the last batch if it were taken",
+    "hessian_vector": "hessian_vector(tree): the product with the loss's Hessian",
+    "average": "average(function, batches): mean of a function of evidence",
+    "activations": "`units[name].activations`: units as they are read",
+    "unit_cotangents": "`units[name].cotangents`: d loss / d activation",
+    "preactivations": "`units[name].producers[i].preactivations`: before any function",
+    "producer_inputs": "`units[name].producers[i].inputs`: what makes the units",
+    "preactivation_cotangents": "`units[name].producers[i].cotangents`",
+    "output_cotangents": "`units[name].consumers[i].cotangents`: d loss / d output",
 }
 
 
@@ -21,7 +29,7 @@ class Evidence(eqx.Module):
     """Exactly what a policy declared in `needs`; the rest is `None`.
 
     Always there: `step` (training steps so far), `open` (`bool[capacity]` by width) and
-    `sizes` (open units by width), as arrays.
+    `sizes` (open units by width), as arrays; `anatomy`, at capacity.
 
     - `loss`: mean training loss of the tick, a scalar.
     - `valid_loss`: loss on the validation data, a scalar.
@@ -30,6 +38,14 @@ class Evidence(eqx.Module):
     - `gate_slopes`: d loss / d gate on the last batch, `[capacity]` by width name.
     - `evaluate`: `evaluate(decision) -> loss` on the last batch, without committing;
         maps under `vmap`.
+    - `hessian_vector`: `hessian_vector(tree) -> tree`, the loss's Hessian on the last
+        batch times a tree shaped like the network (`None` for leaves at rest).
+    - `average`: `average(function, batches)`, the mean of `function(evidence)` over the
+        last `batches` batches of the tick, one at a time: second moments of more than a
+        batch (`lambda e: x(e).T @ y(e)`). At most `every` batches.
+    - `units`: by width name, `Units`: activations, cotangents, and what the
+        contractions that make and read them see. Every kind of evidence about units is
+        a field in there.
     """
 
     step: Any
@@ -40,10 +56,22 @@ class Evidence(eqx.Module):
     gradients: Any = None
     gate_slopes: Any = None
     evaluate: Any = None
+    hessian_vector: Any = None
+    average: Any = None
+    units: Any = None
+    anatomy: Any = None
 
     @property
     def sizes(self) -> dict[str, Any]:
         return {name: mask.sum() for name, mask in self.open.items()}
+
+
+def given_in_fit(policy: Any, valid: Any) -> list[str]:
+    """The kinds that `fit` can give. Functions of a tick's batches aren't for a policy
+    that speaks after the tick, on the host."""
+    absent = {"hessian_vector", "average"} if policy.on_host else set()
+    absent |= {"valid_loss"} if valid is None else set()
+    return [kind for kind in KINDS if kind not in absent]
 
 
 def check_needs(policy: Any, given: Iterable[str]) -> None:
@@ -62,10 +90,10 @@ def check_needs(policy: Any, given: Iterable[str]) -> None:
         )
     missing = sorted(set(policy.needs) - set(given))
     if missing:
-        fix = (
-            "pass `valid=` to fit, or `valid_loss=` to `Grower.step`"
-            if missing == ["valid_loss"]
-            else "use `fit`, or pass it to `Grower.step`"
-        )
+        fix = "use `fit`, or pass it to `Grower.step`"
+        if missing == ["valid_loss"]:
+            fix = "pass `valid=` to fit, or `valid_loss=` to `Grower.step`"
+        elif policy.on_host:
+            fix = "a policy has it in the program alone; do without `on_host = True`"
         what = "; ".join(f"{m} ({KINDS[m]})" for m in missing)
         raise ValueError(f"{name} needs {what}, which wasn't given: {fix}")

@@ -11,17 +11,17 @@ from ._anatomy import Anatomy
 from ._aux import Aux, split_result
 from ._buckets import Buckets
 from ._data import ArrayData, BatchStream, is_arrays
-from ._evidence import check_needs
+from ._evidence import check_needs, given_in_fit
 from ._grower import Grower
 from ._growing import compact_edit, GrowerState, Growing
 from ._history import History, JsonLog
+from ._look import Look
 from ._loop import Loop
 from ._policy import AbstractPolicy
 from ._tick import Ticker
 from ._trace import trace
 
 
-GIVEN = ("loss", "network", "gradients", "gate_slopes", "evaluate")
 """Evidence that a whole run gives in any case."""
 
 
@@ -127,7 +127,8 @@ def fit(
         buckets=buckets,
         capacity=capacity,
     )
-    check_needs(policy, [*GIVEN, "valid_loss"] if valid is not None else GIVEN)
+    check_needs(policy, given_in_fit(policy, valid))
+    grower.look = Look(loss, stream.example)
     if anatomy is None:
         anatomy = read(net, stream.example, loss, predict, key)
     growing, state = grower.init(net, anatomy, key=key)

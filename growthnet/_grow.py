@@ -13,11 +13,12 @@ import optax
 from ._anatomy import Anatomy
 from ._chunk import run_chunk, Stretch
 from ._data import ArrayData, is_arrays
-from ._evidence import check_needs
-from ._fit import check_arguments, final_anatomy, GIVEN, read, Run
+from ._evidence import check_needs, given_in_fit
+from ._fit import check_arguments, final_anatomy, read, Run
 from ._grower import Grower
 from ._growing import GrowerState, Growing, replaced
 from ._history import History
+from ._look import Look
 from ._policy import AbstractPolicy
 from ._reports import each, events_of, Report, tick_of
 from ._tick import Ticker
@@ -162,7 +163,8 @@ def grow(
     """
     check_arguments(key, steps=steps)
     stream = arrays_of(data, batch_size)
-    grower = grower_of(policy, optimizer, capacity, widths, trainable, valid)
+    look = Look(loss, stream.example)
+    grower = grower_of(policy, optimizer, capacity, widths, trainable, valid, look)
     if anatomy is None:
         anatomy = read(net, stream.example, loss, predict, key)
     growing, state = grower.init(net, anatomy, key=key)
@@ -177,6 +179,7 @@ def grower_of(
     widths: str | Iterable[str],
     trainable: Any,
     valid: Any,
+    look: Look,
 ) -> Grower:
     """The grower of a run inside a program.
 
@@ -191,7 +194,8 @@ def grower_of(
             f"{type(policy).__name__} runs on the host, so it can't be part of a "
             "program; use `fit`"
         )
-    check_needs(policy, [*GIVEN, "valid_loss"] if valid is not None else GIVEN)
+    check_needs(policy, given_in_fit(policy, valid))
+    grower.look = look
     return grower
 
 

@@ -6,7 +6,7 @@ what happens on the host, where shapes change, is in `_room`.
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, TYPE_CHECKING
 
 import equinox as eqx
 import jax
@@ -36,6 +36,10 @@ from ._room import edited, give_back, make_room, room_edit, undecided
 from ._statics import fitting
 from ._trainable import TrainableSpec
 from ._turn import apply, decide, fits
+
+
+if TYPE_CHECKING:
+    from ._look import Look
 
 
 class Grower:
@@ -98,6 +102,7 @@ class Grower:
         self.trainable = TrainableSpec(trainable)
         self.buckets = Buckets() if buckets is None else buckets
         self.capacity = dict(capacity or {})
+        self.look: Look | None = None  # `fit` knows the loss, and so more evidence.
 
     def init(self, net: Any, anatomy: Anatomy, *, key: Any) -> tuple[Growing, Any]:
         """Makes room in the network and starts the optimizers.
@@ -129,7 +134,7 @@ class Grower:
             held=jnp.zeros((), bool),
             decision=Decision(),
         )
-        return strong((growing, undecided(growing, state)))
+        return strong((growing, undecided(self, growing, state)))
 
     def _policy_optimizer(self, trainable: Any) -> Any:
         own = self.policy.optimizer
@@ -256,7 +261,9 @@ class Grower:
         def speak(growing: Growing, state: GrowerState):
             found = {**given, "network": growing.net}
             wanted = {k: v for k, v in found.items() if k in self.policy.needs}
-            evidence = Evidence(state.step, growing.open, **wanted)
+            evidence = Evidence(
+                state.step, growing.open, anatomy=growing.anatomy, **wanted
+            )
             growing, state, _ = decide(growing, state, evidence)
             ready = state.waiting & fits(growing, state)
             return cond_pair(ready, lambda g, s: apply(self, g, s), growing, state)

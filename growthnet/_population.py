@@ -15,6 +15,7 @@ from ._fit import check_arguments, read, Run
 from ._grow import arrays_of, grower_of, Grown, run_whole
 from ._grower import Grower
 from ._growing import GrowerState, Growing
+from ._look import Look
 from ._paths import array_leaves
 from ._policy import AbstractPolicy
 from ._tick import Ticker
@@ -84,7 +85,8 @@ def fit_population(
     def grower(h: Any) -> Grower:
         own = policy if isinstance(policy, AbstractPolicy) else policy(h)
         opt: Any = optimizer(h) if callable(optimizer) else optimizer
-        return grower_of(own, opt, capacity, widths, trainable, valid)
+        look = Look(loss, stream.example)
+        return grower_of(own, opt, capacity, widths, trainable, valid, look)
 
     def whole(stacks: list[Any], keys: Any, hyper: Any, valid: Any) -> Grown:
         begun = []

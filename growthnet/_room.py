@@ -78,7 +78,9 @@ def moved(
         n: (_moved_mask(c.keep, maps.get(n)), c.add)
         for n, c in state.decision.widths.items()
     }
-    state = undecided(bigger, replaced(state, opt_state=opt_state, memory=memory))
+    state = undecided(
+        grower, bigger, replaced(state, opt_state=opt_state, memory=memory)
+    )
     decision = Decision(
         {
             n: replaced(c, keep=waiting[n][0], add=waiting[n][1])
@@ -101,9 +103,9 @@ def edited(growing: Growing, memory: Any, edit: Edit) -> tuple[Growing, Any]:
     return bigger, moved_units(memory, maps)
 
 
-def undecided(growing: Growing, state: GrowerState) -> GrowerState:
+def undecided(grower: "Grower", growing: Growing, state: GrowerState) -> GrowerState:
     """The state with a decision to change nothing, in the form that decisions have."""
-    return replaced(state, decision=no_decision(growing, state))
+    return replaced(state, decision=no_decision(grower, growing, state))
 
 
 def _maps(growing: Growing, edit: Edit) -> dict[str, UnitMap]:

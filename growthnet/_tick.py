@@ -16,9 +16,9 @@ import jax.random as jr
 from ._aux import Aux, split_result
 from ._data import Batches
 from ._evidence import Evidence
-from ._gates import silence
 from ._grower import Grower
 from ._growing import cond_pair, GrowerState, Growing, replaced
+from ._look import Look, Past
 from ._members import where_any
 from ._paths import fresh
 from ._policy import Decision, never_decides
@@ -42,6 +42,7 @@ class Ticker:
         predict: Callable[..., Any] | None = None,
     ):
         self.grower, self.loss, self.predict = grower, loss, predict
+        self.look = grower.look or Look(loss)
         self.traces = 0
 
     def tick(
@@ -71,7 +72,10 @@ class Ticker:
         if not never_decides(growing.policy):
 
             def speak(growing: Growing, state: GrowerState):
-                evidence = self._evidence(growing, state, batch, loss, valid_loss)
+                past = Past(batch_at, step, count)
+                evidence = self.look(
+                    self.grower, growing, state, past, loss, valid_loss
+                )
                 growing, state, _ = decide(growing, state, evidence)
                 return growing, state
 
@@ -147,8 +151,7 @@ class Ticker:
         return growing, state, (value_, aux.metrics)
 
     def _value(self, net: Any, batch: Any, state: GrowerState) -> Any:
-        key = jr.fold_in(jr.fold_in(state.key, 5), state.step)
-        return split_result(self.loss(fresh(net), batch, key))[0]
+        return self.look.value(net, batch, state)
 
     def observe(
         self,
@@ -158,10 +161,10 @@ class Ticker:
         loss: Any,
         valid_loss: Any,
     ) -> Evidence:
-        """The evidence for a policy that isn't traced, but for `evaluate`."""
-        batch = batches.prepared()(state.step - 1)
-        found = self._evidence(growing, state, batch, loss, valid_loss)
-        return replaced(found, evaluate=None)
+        """The evidence for a policy that isn't traced, but for what is a function."""
+        past = Past(batches.prepared(), state.step, state.step - batches.first)
+        found = self.look(self.grower, growing, state, past, loss, valid_loss)
+        return replaced(found, evaluate=None, hessian_vector=None, average=None)
 
     def tried(
         self, growing: Growing, state: GrowerState, batches: Batches, decision: Decision
@@ -169,36 +172,6 @@ class Ticker:
         """The loss on the last batch if a decision were taken."""
         trial = propose(self.grower, growing, state, decision)
         return self._value(trial.view(), batches.prepared()(state.step - 1), state)
-
-    def _evidence(
-        self, growing: Growing, state: GrowerState, batch: Any, loss: Any, valid: Any
-    ) -> Evidence:
-        """Computes what the policy declared, and nothing else."""
-        needs = self.grower.policy.needs
-        found: dict[str, Any] = {}
-        if "loss" in needs:
-            found["loss"] = loss
-        if "valid_loss" in needs:
-            found["valid_loss"] = valid
-        if "network" in needs:
-            found["network"] = growing.net
-        if "gradients" in needs:
-            value = eqx.filter_grad(lambda net: self._value(net, batch, state))
-            found["gradients"] = value(growing.view())
-        if "gate_slopes" in needs:
-            found["gate_slopes"] = jax.grad(
-                lambda gates: self._value(
-                    silence(growing.net, growing.anatomy, gates), batch, state
-                )
-            )(jax.tree.map(_as_numbers, growing.gates()))
-        if "evaluate" in needs:
-
-            def evaluate(decision: Decision) -> Any:
-                trial = propose(self.grower, growing, state, decision)
-                return self._value(trial.view(), batch, state)
-
-            found["evaluate"] = evaluate
-        return Evidence(state.step, growing.open, **found)
 
     def _measured(
         self, growing: Growing, state: GrowerState, batch: Any, ready: Any, nan: Any
@@ -242,10 +215,6 @@ class Ticker:
 
 def _trained(growing: Growing, state: GrowerState) -> tuple[Any, Any, Any, Any]:
     return growing.net, growing.trainable, state.opt_state, state.policy_opt_state
-
-
-def _as_numbers(gates: Any) -> Any:
-    return gates.astype(jnp.float32) if gates.dtype == bool else gates
 
 
 def _sizes(growing: Growing) -> dict[str, Any]:

@@ -135,16 +135,22 @@ def propose(
     return apply(grower, growing, replaced(state, decision=full))[0]
 
 
-def no_decision(growing: Growing, state: GrowerState) -> Decision:
+def no_decision(grower: "Grower", growing: Growing, state: GrowerState) -> Decision:
     """A decision to change nothing, in the structure that the policy's have (on the
     host that isn't known beforehand: the plainest, then)."""
-    if growing.policy.on_host:
-        return _complete(growing, Decision())
+    look = grower.look
 
-    def ask(growing: Growing, state: GrowerState) -> Decision:
-        return decide(growing, state, _dummy_evidence(growing))[1].decision
+    def ask(growing: Growing, state: GrowerState, batch: Any) -> Decision:
+        if look is None:
+            evidence = _dummy_evidence(growing)
+        else:
+            evidence = look.first(grower, growing, state, batch)
+        if growing.policy.on_host:
+            return _complete(growing, Decision())
+        return decide(growing, state, evidence)[1].decision
 
-    shapes = eqx.filter_eval_shape(ask, growing, state)
+    example = None if look is None else look.example
+    shapes = eqx.filter_eval_shape(ask, growing, state, example)
     empty = jax.tree.map(
         lambda leaf: (
             jnp.zeros(leaf.shape, leaf.dtype)
@@ -159,20 +165,17 @@ def no_decision(growing: Growing, state: GrowerState) -> Decision:
 
 
 def _dummy_evidence(growing: Growing) -> Evidence:
-    """Evidence of the right structure, to learn a decision's structure from."""
+    """What your own loop can give, to learn a decision's structure from."""
     scalar = jnp.zeros(())
     made = {
         "loss": scalar,
         "valid_loss": scalar,
         "network": growing.net,
         "gradients": growing.net,
-        "gate_slopes": {
-            n: jnp.zeros(m.shape, jnp.float32) for n, m in growing.open.items()
-        },
-        "evaluate": lambda decision: scalar,
     }
     wanted = {k: v for k, v in made.items() if k in growing.policy.needs}
-    return Evidence(jnp.zeros((), jnp.int32), growing.open, **wanted)
+    step = jnp.zeros((), jnp.int32)
+    return Evidence(step, growing.open, anatomy=growing.anatomy, **wanted)
 
 
 def _complete(growing: Growing, decision: Any) -> Decision:

@@ -173,3 +173,113 @@ def test_pruning_by_magnitude_is_a_few_lines():
     kept = np.asarray(before)[np.sort(np.argsort(norms)[-2:])]
     assert np.allclose(result.net.layers[0].weight, kept, atol=1e-6)
     assert result.sizes == {"layers[0]": 2}
+
+
+class Curious(gn.NoGrowth):
+    """Looks at units, at curvature, and back at the batches of the tick."""
+
+    every: int = eqx.field(static=True, default=3)
+    needs: frozenset[str] = eqx.field(
+        static=True,
+        default=frozenset(
+            {"activations", "output_cotangents", "gradients", "hessian_vector"}
+            | {"average"}
+        ),
+    )
+
+    def init(self, anatomy, *, key):
+        del anatomy, key
+        return None, {
+            "activations": gn.PerUnit(jnp.zeros((4, 8)), "layers[0]"),
+            "product": jnp.zeros((1, 1)),
+            "moments": jnp.zeros(2),
+        }
+
+    def step(self, trainable, memory, evidence, *, key):
+        del key, memory
+        units = evidence.units["layers[0]"]
+        assert units.cotangents is None and not units.producers
+
+        def moment(evidence):
+            (consumer,) = evidence.units["layers[0]"].consumers
+            return jnp.sum(consumer.cotangents**2)
+
+        moments = [evidence.average(moment, n) for n in (1, 3)]
+        product = evidence.hessian_vector(evidence.gradients)
+        seen = {
+            "activations": gn.PerUnit(units.activations.T, "layers[0]"),
+            "product": product.layers[1].bias.reshape(1, 1),
+            "moments": jnp.stack(moments),
+        }
+        return gn.Decision(), trainable, seen, {}
+
+    def gates(self, trainable, anatomy, *, key, train):
+        del trainable, key, train
+        return {n: jnp.arange(w.size) != 1 for n, w in anatomy.widths.items()}
+
+
+def test_units_curvature_and_averages_inside_fit():
+    batches = [(X[i : i + 8], Y[i : i + 8]) for i in (0, 8, 16)]
+    net = mlp()
+    result = gn.fit(
+        net, loss, batches, optimizer=optax.sgd(0.0), policy=Curious(), steps=3,
+        key=jr.key(1), capacity={"layers[0]": 8},
+    )  # fmt: skip
+    seen, view = result.state.memory, result.growing.view()
+    hidden = net.layers[0]
+    x, y = batches[-1]
+    values = jnp.tanh(jax.vmap(hidden)(x))
+    activations = np.asarray(seen["activations"].array)
+    assert np.allclose(activations[:4], values.T, atol=1e-6)
+    assert (activations[4:] == 0).all(), "a closed unit says tanh(0)"
+
+    def moment(batch):
+        """Of the output's cotangents; unit 1 is gated away."""
+        x, y = batch
+        error = jax.vmap(view)(x) - y
+        return np.sum(np.asarray(2 * error / 8) ** 2)
+
+    means = [moment(batches[-1]), np.mean([moment(batch) for batch in batches])]
+    assert np.allclose(seen["moments"], means, rtol=1e-5)
+    params, rest = eqx.partition(view, eqx.is_inexact_array)
+    gradient = jax.grad(lambda p: loss(eqx.combine(p, rest), (x, y), None))
+    product = jax.jvp(gradient, (params,), (gradient(params),))[1]
+    assert np.allclose(seen["product"], product.layers[1].bias, rtol=1e-4)
+
+
+def test_averages_reach_back_no_further_than_the_tick():
+    class Greedy(Curious):
+        def step(self, trainable, memory, evidence, *, key):
+            del key
+            evidence.average(lambda evidence: evidence.step, 4)
+            return gn.Decision(), trainable, memory, {}
+
+    with pytest.raises(ValueError, match="average over 4 batches; .*from 1 to"):
+        run(Greedy())
+
+
+def test_evidence_that_cannot_be_had_is_refused_before_anything_runs():
+    def twice(net, x):
+        hidden = jax.vmap(lambda x: jnp.tanh(net["w"] @ x))(x)
+        return sum(jax.vmap(lambda h: net["v"] @ h)(h) for h in (hidden, hidden**2))
+
+    net = {"w": jr.normal(jr.key(0), (4, 4)), "v": jr.normal(jr.key(1), (1, 4))}
+    steps = []
+    with pytest.raises(ValueError, match="Curious needs activations of 'w', .*2 times"):
+        gn.fit(
+            net,
+            lambda net, batch, key: jnp.mean((twice(net, batch[0]) - batch[1]) ** 2),
+            (X, Y),
+            optimizer=optax.sgd(0.1),
+            policy=Curious(),
+            steps=6,
+            key=jr.key(1),
+            callback=steps.append,
+        )
+    assert not steps
+
+    class OnHost(Curious):
+        on_host = True
+
+    with pytest.raises(ValueError, match="do without `on_host = True`"):
+        run(OnHost())

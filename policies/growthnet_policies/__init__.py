@@ -1,3 +1,5 @@
 """Growth policies that come with growthnet, one method per file."""
 
+from ._gradmax import GradMax as GradMax
 from ._size_weight import GradientSizeWeight as GradientSizeWeight
+from ._tiny import Tiny as Tiny

@@ -1,0 +1,162 @@
+"""Computing evidence: what a policy declared, and nothing else."""
+
+from collections.abc import Callable
+from typing import Any, TYPE_CHECKING
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+
+from ._aux import split_result
+from ._evidence import Evidence
+from ._gates import silence
+from ._growing import GrowerState, Growing, replaced
+from ._paths import array_leaves, fresh, map_arrays
+from ._policy import Decision
+from ._turn import propose
+from ._units import UNIT_KINDS, units_of
+
+
+if TYPE_CHECKING:
+    from ._grower import Grower
+
+
+class Past(eqx.Module):
+    """The batches of a tick: `count` of them, before `step`."""
+
+    batch_at: Callable[[Any], Any]
+    step: Any
+    count: Any
+
+
+class Look:
+    """Evidence from a loss. `example` describes a batch."""
+
+    def __init__(self, loss: Callable[..., Any], example: Any = None):
+        self.loss, self.example = loss, example
+
+    def value(self, net: Any, batch: Any, state: GrowerState) -> Any:
+        """The loss of a network, outside training."""
+        return split_result(self.loss(fresh(net), batch, _key(state)))[0]
+
+    def first(
+        self, grower: "Grower", growing: Growing, state: GrowerState, batch: Any
+    ) -> Evidence:
+        """Evidence as it will be, to learn from it what a decision looks like."""
+        past = Past(lambda step: batch, state.step, jnp.ones((), jnp.int32))
+        none = jnp.zeros(())
+        return self(grower, growing, state, past, none, none)
+
+    def __call__(
+        self,
+        grower: "Grower",
+        growing: Growing,
+        state: GrowerState,
+        past: Past,
+        loss: Any,
+        valid_loss: Any,
+    ) -> Evidence:
+        """The evidence at the end of a tick.
+
+        **Raises:** `ValueError` naming a kind and a width of which it can't be had.
+        """
+        seen = {"loss": loss, "valid_loss": valid_loss}
+        of = lambda batch: self._of(grower, growing, state, batch, seen)
+        evidence = of(past.batch_at(past.step - 1))
+        if "average" not in grower.policy.needs:
+            return evidence
+        average = lambda function, batches: _average(
+            lambda step: function(of(past.batch_at(step))),
+            past,
+            _checked(batches, grower.policy),
+        )
+        return replaced(evidence, average=average)
+
+    def _of(
+        self,
+        grower: "Grower",
+        growing: Growing,
+        state: GrowerState,
+        batch: Any,
+        seen: dict[str, Any],
+    ) -> Evidence:
+        """On one batch."""
+        needs, view = grower.policy.needs, growing.view()
+        value = lambda net: self.value(net, batch, state)
+
+        def gate_slopes() -> Any:
+            return jax.grad(
+                lambda gates: value(silence(growing.net, growing.anatomy, gates))
+            )(jax.tree.map(_as_numbers, growing.gates()))
+
+        def evaluate(decision: Decision) -> Any:
+            return value(propose(grower, growing, state, decision).view())
+
+        kinds = {
+            "loss": lambda: seen["loss"],
+            "valid_loss": lambda: seen["valid_loss"],
+            "network": lambda: growing.net,
+            "gradients": lambda: eqx.filter_grad(value)(view),
+            "gate_slopes": gate_slopes,
+            "evaluate": lambda: evaluate,
+            "hessian_vector": lambda: _hessian_vector(value, view),
+        }
+        found = {kind: make() for kind, make in kinds.items() if kind in needs}
+        if needs & UNIT_KINDS.keys():
+            found["units"] = units_of(
+                view,
+                growing.anatomy,
+                self.loss,
+                (batch, _key(state)),
+                needs,
+                growing.open,
+                type(growing.policy).__name__,
+            )
+        return Evidence(state.step, growing.open, anatomy=growing.anatomy, **found)
+
+
+def _key(state: GrowerState) -> Any:
+    return jr.fold_in(jr.fold_in(state.key, 5), state.step)
+
+
+def _as_numbers(gates: Any) -> Any:
+    return gates.astype(jnp.float32) if gates.dtype == bool else gates
+
+
+def _hessian_vector(value: Callable[[Any], Any], net: Any) -> Callable[[Any], Any]:
+    params = array_leaves(eqx.filter(net, eqx.is_inexact_array))
+    gradient = jax.grad(lambda params: value(map_arrays(net, params)))
+
+    def product(tree: Any) -> Any:
+        given = array_leaves(tree)
+        along = {
+            path: jnp.asarray(given.get(path, jnp.zeros_like(array)), array.dtype)
+            for path, array in params.items()
+        }
+        products = jax.jvp(gradient, (params,), (along,))[1]
+        return eqx.filter(map_arrays(net, products), eqx.is_inexact_array)
+
+    return product
+
+
+def _checked(batches: Any, policy: Any) -> int:
+    if isinstance(batches, int) and 1 <= batches <= policy.every:
+        return batches
+    raise ValueError(
+        f"{type(policy).__name__}: average over {batches!r} batches; a whole number "
+        f"from 1 to `every`, which is {policy.every}"
+    )
+
+
+def _average(function: Callable[[Any], Any], past: Past, batches: int) -> Any:
+    """The mean of a function of the number of a step, over the last steps."""
+    shapes = jax.eval_shape(function, past.step)
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+    count = jnp.clip(past.count, 1, batches)
+
+    def add(i: Any, total: Any) -> Any:
+        return jax.tree.map(jnp.add, total, function(past.step - 1 - i))
+
+    total = jax.lax.fori_loop(0, count, add, zeros)
+    return jax.tree.map(lambda t: t / count.astype(t.dtype), total)

@@ -1,4 +1,4 @@
-"""Many networks of method A at once: in blocks of one shape, so that one program does all."""
+"""Many networks of method A: in blocks of one shape, so that one program does all."""
 
 import sys
 import time
@@ -41,7 +41,13 @@ def setting(k: int, **fields: Any) -> Setting:
 
 
 def train_blocks(
-    net: Net, settings: Setting, data: Data, test: Data, epochs: int, loss: Loss, what: str
+    net: Net,
+    settings: Setting,
+    data: Data,
+    test: Data,
+    epochs: int,
+    loss: Loss,
+    what: str,
 ) -> dict[str, np.ndarray]:
     """Train any number of networks, then read `test`: data loss, size loss and size."""
     k = settings.rate.shape[0]
@@ -54,7 +60,9 @@ def train_blocks(
             lambda a, at=at: a[..., at], (net, settings, tuple(data), tuple(test))
         )
         part, _ = train(part, how, x, y, epochs=epochs, loss=loss)
-        rows.append((data_loss(part, how, tx, ty, loss), size_loss(part, how), part.size))
+        rows.append(
+            (data_loss(part, how, tx, ty, loss), size_loss(part, how), part.size)
+        )
         jax.block_until_ready(rows[-1])
         seconds = time.perf_counter() - began
         print(f"{what}: {min(start + BLOCK, k)}/{k}, {seconds:.0f} s", file=sys.stderr)

@@ -4,10 +4,11 @@ A network has d inputs, the control c as one more, n tanh units, and a linear la
 
     y(x) = shift + out (mask(c) * tanh(bias + in x + c_in c)),   s = sin^2(pi c / 2)
 
-In the authors' code the mask is built for a layer of size 1, so that it is one gain s for
-all units. `Setting.per_unit` is the mask that the paper describes: the first floor(s n)
-units, and a part of the next. The control starts near 0 and follows 0.32 (c - 1)^2, in one
-Adam with the weights, and no gradient of the data reaches it, unless `data_gradient`.
+In the authors' code the mask is built for a layer of size 1, so that it is one gain s
+for all units. `Setting.per_unit` is the mask that their function makes for n units: the
+first floor(s n) of them, and a part of the next. The control starts near 0 and follows
+0.32 (c - 1)^2, in one Adam with the weights, and no gradient of the data reaches it,
+unless `data_gradient`.
 """
 
 import functools as ft
@@ -42,6 +43,7 @@ class Setting(NamedTuple):
     cosine: Array  # does the rate fall to 0 along half a cosine?
     size_input: Array  # is the control fed to the units, as published?
     per_unit: Array  # a mask per unit, instead of one gain?
+    weight: Array  # lambda, of the size loss
     data_gradient: Array  # does the data move the control too?
     ramp: Array  # does the control follow a given curve, and no gradient at all?
 
@@ -90,10 +92,6 @@ def data_loss(net: Net, setting: Setting, x: Array, y: Array) -> Array:
     return jnp.mean((values[0] - y) ** 2)
 
 
-def size_loss(net: Net) -> Array:
-    return SIZE_WEIGHT * (net.control - 1) ** 2
-
-
 def free_control(start: Array, rate: float, epochs: int) -> Array:
     """The control after each epoch under Adam on the size loss alone, [epochs]."""
     adam = optax.adam(rate)
@@ -120,7 +118,8 @@ def train(
 
     def run(net: Net, setting: Setting, x: Array, y: Array) -> tuple[Net, Array]:
         def objective(net: Net) -> Array:
-            return data_loss(net, setting, x, y) + size_loss(net)
+            size_loss = setting.weight * (net.control - 1) ** 2
+            return data_loss(net, setting, x, y) + size_loss
 
         def step(carry: Any, at: tuple[Array, Array]) -> Any:
             net, state = carry

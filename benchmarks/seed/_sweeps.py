@@ -1,6 +1,7 @@
 """Two sweeps of method A at the published settings: the size law, and lambda."""
 
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import jax.numpy as jnp
@@ -16,7 +17,7 @@ TEST_POINTS = 256
 RATE, EPOCHS = TASKS["J0"].rate, TASKS["J0"].epochs
 
 
-def size_law(quick: bool) -> dict[str, Any]:
+def size_law(quick: bool) -> Iterator[tuple[str, Any]]:
     """N after every 1/100 of the run, for four lambdas, beside the law."""
     weights = [0.01, 0.033, 0.1, 0.3]
     trials, draws = (4, 2) if quick else (10, 5)
@@ -41,29 +42,29 @@ def size_law(quick: bool) -> dict[str, Any]:
         }
         for i, w in enumerate(weights)
     ]
-    return {"networks": each, "epochs": epochs.tolist(), "rows": rows}
+    yield "networks", each
+    yield "epochs", epochs.tolist()
+    yield "rows", rows
 
 
-def lambdas(quick: bool) -> dict[str, Any]:
-    """Growing and static networks over lambda, with the size fed as an input and not."""
+def lambdas(quick: bool) -> Iterator[tuple[str, Any]]:
+    """Growing and static networks over lambda, with the size as an input and not."""
     weights = np.logspace(-2, 2, 5 if quick else 41)
     draws = 1 if quick else 5
     arms = {"as published": (True, 8 if quick else 50)}
     arms["no size input"] = (False, 8 if quick else 20)
-    results = {"lambdas": weights.tolist(), "draws": draws, "epochs": EPOCHS}
+    yield from {"lambdas": weights.tolist(), "draws": draws, "epochs": EPOCHS}.items()
     for name, (fed, trials) in arms.items():
         began = time.perf_counter()
-        results[name] = _over_lambda(name, weights, draws, trials, fed) | {
-            "trials": trials,
-            "seconds": time.perf_counter() - began,
-        }
-    return results
+        means = _over_lambda(name, weights, draws, trials, fed)
+        seconds = time.perf_counter() - began
+        yield name, means | {"trials": trials, "seconds": seconds}
 
 
 def _over_lambda(
     name: str, weights: np.ndarray, draws: int, trials: int, size_input: bool
 ) -> dict[str, Any]:
-    """Mean test losses [lambda, draw] of both arms. Each lambda has draws of its own."""
+    """Mean test losses [lambda, draw] of both arms; each lambda has its own draws."""
     task, n = TASKS["J0"], len(weights) * draws
     data, test = (
         draw(task, points, n, (20, i)).repeat(trials)

@@ -24,7 +24,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "growing, size rate fixed": {"start": 0.0, "own_rate": True},
     "open-loop ramp": {"start": 0.0, "ramp": True},
 }
-# Plain gradient descent with logistic loss is published at 0.08: so one step further.
+# One step beyond 3e-2, where most arms would otherwise be at the edge.
 RATES = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 
 

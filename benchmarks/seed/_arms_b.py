@@ -25,7 +25,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "growing, mask per unit, data gradient": {"per_unit": True, "data_gradient": True},
     "open-loop ramp": {"ramp": True},
 }
-RATES = (1e-3, 3e-3, 1e-2, 3e-2)
+RATES = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 PUBLISHED, EPOCHS = 1e-3, 5_000
 TOGETHER = 10  # networks in one call
 
@@ -44,7 +44,7 @@ def controller(quick: bool) -> Iterator[tuple[str, Any]]:
     for place, (_, _, width, points, seeds) in PLACES.items():
         began = time.perf_counter()
         seeds = (2, 2) if quick else seeds
-        epochs = 50 if quick else EPOCHS
+        epochs = 150 if quick else EPOCHS
 
         def run(
             jobs: Sequence[Job],
@@ -61,7 +61,7 @@ def controller(quick: bool) -> Iterator[tuple[str, Any]]:
         yield (
             place,
             {
-                "rows": compare(list(ARMS), RATES, PUBLISHED, run),
+                **compare(list(ARMS), RATES, PUBLISHED, run),
                 "seeds": seeds,
                 "points": points,
                 "width": width,
@@ -73,8 +73,8 @@ def controller(quick: bool) -> Iterator[tuple[str, Any]]:
 
 def _alone(quick: bool) -> dict[str, Any]:
     """Does the task, or lambda, have any influence on the control's path?"""
-    epochs = 50 if quick else EPOCHS
-    job, at = Job("growing", True, PUBLISHED, False), np.arange(99, epochs, 100)
+    epochs = 150 if quick else EPOCHS
+    job, at = Job("growing", True, PUBLISHED, False), np.arange(100, epochs, 100)
     seeds = range(2 if quick else 10)
     paths, losses = {}, {}
     for place in ("Bessel, width 10", "spirals, width 10"):
@@ -83,7 +83,7 @@ def _alone(quick: bool) -> dict[str, Any]:
     for weight in (0.01, SIZE_WEIGHT, 100.0):
         test, _ = _run("Bessel, width 10", [job], "test", seeds, epochs, weight)
         losses[str(weight)] = [float(test.mean()), float(np.median(test))]
-    return {"epochs": (at + 1).tolist(), "paths": paths, "lambda: mean, median": losses}
+    return {"epochs": at.tolist(), "paths": paths, "lambda: mean, median": losses}
 
 
 @ft.cache

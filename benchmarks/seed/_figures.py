@@ -3,14 +3,14 @@
 from pathlib import Path
 from typing import Any
 
-import matplotlib
+import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 
 from ._stored import LAMBDA_BINS
 
 
-matplotlib.use("Agg")
+mpl.use("Agg")
 STYLE = {
     "figure.dpi": 150,
     "font.size": 9,
@@ -20,6 +20,7 @@ STYLE = {
     "grid.alpha": 0.3,
     "legend.frameon": False,
 }
+mpl.rcParams.update(STYLE)
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 SHOWN = (
     "growing",

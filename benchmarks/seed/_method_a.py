@@ -64,6 +64,7 @@ def law(epoch: Array, rate: Array, weight: Array, start: Array = 0.0) -> Array:
     return TARGET + (start - TARGET) * jnp.exp(-2 * rate * weight * epoch)
 
 
+@ft.partial(jax.jit, static_argnames="k")
 def init(key: Array, k: int, start: Array = 0.0, out_scale: Array = 1.0) -> Net:
     """k networks: all weights uniform in [-1, 1], also of units not heard yet."""
 

@@ -30,8 +30,12 @@ Run = Callable[[Sequence[Job], Stage], np.ndarray]
 
 def compare(
     arms: Sequence[str], rates: Sequence[float], published: float, run: Run
-) -> list[dict[str, Any]]:
-    """A row per arm, size input and rate; ratios are to its column's "static"."""
+) -> dict[str, Any]:
+    """`rows`, one per arm, size input and rate, with ratios to "static" beside it.
+
+    And `best`: of all arms that grow against all that don't (by their names), each the
+    best on held-out data.
+    """
     cases = list(it.product(arms, (True, False)))
     grid = list(it.product(rates, (False, True)))
     tried = [Job(*case, *how) for case in cases for how in grid]
@@ -41,26 +45,50 @@ def compare(
     finals += [Job(*case, *how) for case, how in zip(cases, chosen, strict=True)]
     test = run(finals, "test")
     test = np.where(np.isfinite(test), test, np.inf)
-    columns = ["published"] * len(cases) + ["tuned"] * len(cases)
-    place = {
-        (job.arm, job.size_input, c): i
-        for i, (job, c) in enumerate(zip(finals, columns, strict=True))
-    }
+    half = len(cases)
     rows = []
-    for i, (job, column) in enumerate(zip(finals, columns, strict=True)):
-        static = test[place["static", job.size_input, column]]
-        row = job._asdict() | {
-            "column": column,
-            "mean": float(test[i].mean()),
-            "median": float(np.median(test[i])),
-            "diverged": float(np.mean(~np.isfinite(test[i]))),
-            "ratio": ratio(test[i], static),
-            "deciles": np.quantile(test[i], np.linspace(0.1, 0.9, 9)).tolist(),
-        }
-        if column == "tuned":
-            row["held out"] = held_out[i - len(cases)].tolist()
+    for i, job in enumerate(finals):
+        # Its place is the same in both halves.
+        static = test[i - i % half + cases.index(("static", job.size_input))]
+        row = {"column": "published" if i < half else "tuned"} | job._asdict()
+        row |= _summary(test[i], static)
+        if i >= half:
+            row["held out"] = held_out[i - half].tolist()
         rows.append(row)
-    return rows
+    least = held_out.min(axis=1)
+    best = [_best(finals[half:], least, test[half:], fed) for fed in (True, False)]
+    return {"rows": rows, "best": best}
+
+
+def _summary(losses: np.ndarray, static: np.ndarray) -> dict[str, Any]:
+    # Among infinities, those that diverged, quantiles needn't be numbers.
+    with np.errstate(invalid="ignore"):
+        deciles = np.quantile(losses, np.linspace(0.1, 0.9, 9))
+    return {
+        "mean": float(losses.mean()),
+        "median": float(deciles[4]),
+        "deciles": deciles.tolist(),
+        "diverged": float(np.mean(~np.isfinite(losses))),
+        "ratio": ratio(losses, static),
+    }
+
+
+def _best(
+    jobs: Sequence[Job], held_out: np.ndarray, test: np.ndarray, size_input: bool
+) -> dict[str, Any]:
+    """The best arm that grows and the best that doesn't, and their ratio."""
+    indices: dict[str, int] = {}
+    for i, job in enumerate(jobs):
+        kind = job.arm.partition(",")[0]
+        if job.size_input == size_input and kind in ("growing", "static"):
+            if kind not in indices or held_out[i] < held_out[indices[kind]]:
+                indices[kind] = i
+    return {
+        "size_input": size_input,
+        **{kind: jobs[i]._asdict() for kind, i in indices.items()},
+        "means": {kind: float(test[i].mean()) for kind, i in indices.items()},
+        "ratio": ratio(*(test[indices[kind]] for kind in ("growing", "static"))),
+    }
 
 
 def _means(losses: np.ndarray) -> np.ndarray:

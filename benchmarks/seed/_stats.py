@@ -19,5 +19,5 @@ def ratio(
     with np.errstate(invalid="ignore", divide="ignore"):
         ratios = np.divide(*means)
         tails = (1 - level) / 2
-        low, high = np.nanquantile(ratios, [tails, 1 - tails])
+        low, high = np.quantile(ratios, [tails, 1 - tails])
         return float(np.mean(a) / np.mean(b)), float(low), float(high)

@@ -1,8 +1,9 @@
 """What the authors stored: numbers to compare with, never to report as ours.
 
 Decoded from the plot arrays of the published lambda-loop notebook (method A, J0; 401
-lambdas, 200 trials and one draw of data each) and from the files of a public fork of the
-authors' code (method B, 10 seeds), github.com/NonlinearArtificialIntelligenceLab/N3, MIT.
+lambdas, 200 trials and one draw of data each) and from the files of a public fork of
+the authors' code (method B, 10 seeds). The code, under MIT, is
+github.com/NonlinearArtificialIntelligenceLab/N3.
 """
 
 from typing import NamedTuple

@@ -72,6 +72,11 @@ def main() -> None:
     for name in EXPERIMENTS:
         if options.what in (name, "all"):
             run(name, options.quick, options.out)
+    if options.what in ("page", "all") and not options.quick:
+        # Only here, since it needs matplotlib.
+        from . import _page
+
+        _page.write(options.out)
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ PLACES: dict[str, tuple[Callable[..., Split], int, int, int, tuple[int, int]]] =
     "Bessel, width 10": (bessel_grid, 1, 10, 2048, (5, 20)),
     "Bessel, width 32": (bessel_grid, 1, 32, 2048, (3, 10)),
     "spirals, width 10": (spirals, 5, 10, 1024, (3, 10)),
-    "spirals, width 32": (spirals, 5, 32, 1024, (3, 10)),
+    "spirals, width 32": (spirals, 5, 32, 1024, (2, 6)),
 }
 
 

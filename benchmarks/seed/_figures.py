@@ -48,7 +48,7 @@ def law(result: dict[str, Any], path: Path) -> None:
         "each",
         fontsize=9,
     )
-    axes.legend(loc="center right", bbox_to_anchor=(1.0, 0.45))
+    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     _save(figure, path)
 
 
@@ -103,7 +103,12 @@ def arms(
                 axes.plot(middle, at, "o", ms=4, color=color, label=label)
         axes.axvline(1, color="k", lw=0.8)
         axes.set_xscale("log")
-        axes.set_xlabel("mean test data loss / static's (95 % interval)")
+        low, high = axes.get_xlim()
+        ticks = [a * 10.0**e for e in range(-3, 3) for a in (1, 2, 5)]
+        ticks = [tick for tick in ticks if low < tick < high]
+        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axes.set_xticks([], minor=True)
+        axes.set_xlabel("mean test data loss / static's, 95 % interval (< 1: better)")
         axes.set_title(title, fontsize=9)
     panels[0].set_yticks(range(len(places)), [_label(*p) for p in places.items()])
     panels[0].invert_yaxis()

@@ -1,5 +1,7 @@
 """Published growth rules: what their newborns are, on layers of several kinds."""
 
+from collections.abc import Callable
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -70,7 +72,7 @@ class Net(eqx.Module):
     """Layers, and what stands between them."""
 
     layers: list
-    between: callable = eqx.field(static=True)
+    between: Callable = eqx.field(static=True)
 
     def __call__(self, x):
         first, second = self.layers

@@ -132,7 +132,7 @@ def train_b(shift, **flags):
     switches = ("per_unit", "data_gradient", "ramp")
     on = {name: np.array([name in flags]) for name in switches}
     on |= {"rate": np.array([1e-3], np.float32), "cosine": np.array([False])}
-    on |= {"size_input": np.ones(1, np.float32), "weight": np.float32([0.32])}
+    on |= {"size_input": np.ones(1, np.float32), "weight": np.array([0.32], np.float32)}
     how = b.Setting(**on)
     x = np.random.default_rng(0).normal(size=(1, 40, 2)).astype(np.float32)
     y = (np.arange(40) + shift)[None] % 5

@@ -13,10 +13,10 @@ import numpy as np
 README = pathlib.Path(__file__).parent.parent / "README.md"
 
 
-def block(marker):
+def block(marker, **given):
     """The block of code with these words, run."""
     code = re.findall(r"```python\n(.*?)```", README.read_text(), re.S)
-    scope: dict[str, Any] = {}
+    scope: dict[str, Any] = {**given}
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         exec(compile(next(c for c in code if marker in c), "README.md", "exec"), scope)
     return scope
@@ -46,3 +46,10 @@ def test_a_transformer_grows_in_every_direction():
     attention = scope["wider"].blocks[0].attention
     assert (attention.num_heads, attention.qk_size, attention.query_size) == (6, 8, 24)
     np.testing.assert_allclose(scope["wider"].blocks[1].norm.eps, 1e-5 * 16 / 24)
+
+
+def test_whole_runs_are_programs():
+    x = jax.random.normal(jax.random.key(0), (32, 4))
+    scope = block("def one_run(", x_train=x, y_train=x.sum(-1, keepdims=True))
+    sizes = [run.sizes["layers[0]"] for run in scope["grown"].runs()]
+    assert sizes == [4, 4, 12, 12]

@@ -14,6 +14,7 @@ KINDS = {
     "gate_slopes": "d loss / d gate on the last batch, [capacity] by width; of closed "
     "units too (0 where their weights are 0)",
     "evaluate": "evaluate(decision): the loss on the last batch if it were taken",
+    "valid_at": "valid_at(gates): the loss on the validation data under other gates",
 }
 
 
@@ -30,6 +31,8 @@ class Evidence(eqx.Module):
     - `gate_slopes`: d loss / d gate on the last batch, `[capacity]` by width name.
     - `evaluate`: `evaluate(decision) -> loss` on the last batch, without committing;
         maps under `vmap`.
+    - `valid_at`: `valid_at(gates) -> loss` on the validation data, with these gates for
+        the widths that they name and the present ones elsewhere; maps under `vmap`.
     """
 
     step: Any
@@ -40,6 +43,7 @@ class Evidence(eqx.Module):
     gradients: Any = None
     gate_slopes: Any = None
     evaluate: Any = None
+    valid_at: Any = None
 
     @property
     def sizes(self) -> dict[str, Any]:
@@ -65,6 +69,8 @@ def check_needs(policy: Any, given: Iterable[str]) -> None:
         fix = (
             "pass `valid=` to fit, or `valid_loss=` to `Grower.step`"
             if missing == ["valid_loss"]
+            else "pass `valid=` to fit"
+            if missing == ["valid_at"]
             else "use `fit`, or pass it to `Grower.step`"
         )
         what = "; ".join(f"{m} ({KINDS[m]})" for m in missing)

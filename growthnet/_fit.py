@@ -22,6 +22,7 @@ from ._trace import trace
 
 
 GIVEN = ("loss", "network", "gradients", "gate_slopes", "evaluate")
+OF_VALID = ("valid_loss", "valid_at")
 """Evidence that a whole run gives in any case."""
 
 
@@ -123,7 +124,7 @@ def fit(
         buckets=buckets,
         capacity=capacity,
     )
-    check_needs(policy, [*GIVEN, "valid_loss"] if valid is not None else GIVEN)
+    check_needs(policy, [*GIVEN, *OF_VALID] if valid is not None else GIVEN)
     if anatomy is None:
         anatomy = read(net, stream.example, loss, predict, key)
     growing, state = grower.init(net, anatomy, key=key)

@@ -14,7 +14,7 @@ from ._anatomy import Anatomy
 from ._chunk import run_chunk, Stretch
 from ._data import ArrayData, is_arrays
 from ._evidence import check_needs
-from ._fit import check_arguments, final_anatomy, GIVEN, read, Run
+from ._fit import check_arguments, final_anatomy, GIVEN, OF_VALID, read, Run
 from ._grower import Grower
 from ._growing import GrowerState, Growing
 from ._history import History
@@ -188,7 +188,7 @@ def grower_of(
             f"{type(policy).__name__} runs on the host, so it can't be part of a "
             "program; use `fit`"
         )
-    check_needs(policy, [*GIVEN, "valid_loss"] if valid is not None else GIVEN)
+    check_needs(policy, [*GIVEN, *OF_VALID] if valid is not None else GIVEN)
     return grower
 
 

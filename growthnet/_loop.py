@@ -134,6 +134,9 @@ class Loop:
         if "evaluate" in self.grower.policy.needs:
             tried = lambda decision: self._tried(*run, decision)
             evidence = replaced(evidence, evaluate=tried)
+        if "valid_at" in self.grower.policy.needs:
+            at = self.ticker.valid_at(growing, state, self.valid)
+            evidence = replaced(evidence, valid_at=at)
         growing, state, _ = decide(growing, state, evidence)
         return growing, state
 

@@ -18,7 +18,7 @@ from ._data import Batches
 from ._evidence import Evidence
 from ._gates import silence
 from ._grower import Grower
-from ._growing import cond_pair, GrowerState, Growing, replaced
+from ._growing import cond_pair, GrowerState, Growing, masked, replaced
 from ._members import where_any
 from ._paths import fresh
 from ._policy import Decision, never_decides
@@ -72,6 +72,9 @@ class Ticker:
 
             def speak(growing: Growing, state: GrowerState):
                 evidence = self._evidence(growing, state, batch, loss, valid_loss)
+                if "valid_at" in growing.policy.needs:
+                    at = self.valid_at(growing, state, valid)
+                    evidence = replaced(evidence, valid_at=at)
                 growing, state, _ = decide(growing, state, evidence)
                 return growing, state
 
@@ -199,6 +202,19 @@ class Ticker:
 
             found["evaluate"] = evaluate
         return Evidence(state.step, growing.open, **found)
+
+    def valid_at(
+        self, growing: Growing, state: GrowerState, valid: Any
+    ) -> Callable[[dict[str, Any]], Any]:
+        """The loss on the validation data as a function of gates."""
+
+        def at(gates: dict[str, Any]) -> Any:
+            own = growing.gates()
+            named = {n: masked(gate, growing.open[n]) for n, gate in gates.items()}
+            net = silence(growing.net, growing.anatomy, {**own, **named})
+            return self._value(net, valid, state)
+
+        return at
 
     def _measured(
         self, growing: Growing, state: GrowerState, batch: Any, ready: Any

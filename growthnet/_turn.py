@@ -164,6 +164,7 @@ def _dummy_evidence(growing: Growing) -> Evidence:
             n: jnp.zeros(m.shape, jnp.float32) for n, m in growing.open.items()
         },
         "evaluate": lambda decision: scalar,
+        "valid_at": lambda gates: scalar,
     }
     wanted = {k: v for k, v in made.items() if k in growing.policy.needs}
     return Evidence(jnp.zeros((), jnp.int32), growing.open, **wanted)

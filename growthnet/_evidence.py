@@ -22,6 +22,7 @@ KINDS = {
     "producer_inputs": "`units[name].producers[i].inputs`: what makes the units",
     "preactivation_cotangents": "`units[name].producers[i].cotangents`",
     "output_cotangents": "`units[name].consumers[i].cotangents`: d loss / d output",
+    "valid_at": "valid_at(gates): the loss on the validation data under other gates",
 }
 
 
@@ -46,6 +47,8 @@ class Evidence(eqx.Module):
     - `units`: by width name, `Units`: activations, cotangents, and what the
         contractions that make and read them see. Every kind of evidence about units is
         a field in there.
+    - `valid_at`: `valid_at(gates) -> loss` on the validation data, with these gates for
+        the widths that they name and the present ones elsewhere; maps under `vmap`.
     """
 
     step: Any
@@ -60,6 +63,7 @@ class Evidence(eqx.Module):
     average: Any = None
     units: Any = None
     anatomy: Any = None
+    valid_at: Any = None
 
     @property
     def sizes(self) -> dict[str, Any]:
@@ -69,8 +73,8 @@ class Evidence(eqx.Module):
 def given_in_fit(policy: Any, valid: Any) -> list[str]:
     """The kinds that `fit` can give. Functions of a tick's batches aren't for a policy
     that speaks after the tick, on the host."""
-    absent = {"hessian_vector", "average"} if policy.on_host else set()
-    absent |= {"valid_loss"} if valid is None else set()
+    absent = {"hessian_vector", "average", "valid_at"} if policy.on_host else set()
+    absent |= {"valid_loss", "valid_at"} if valid is None else set()
     return [kind for kind in KINDS if kind not in absent]
 
 
@@ -93,6 +97,8 @@ def check_needs(policy: Any, given: Iterable[str]) -> None:
         fix = "use `fit`, or pass it to `Grower.step`"
         if missing == ["valid_loss"]:
             fix = "pass `valid=` to fit, or `valid_loss=` to `Grower.step`"
+        elif missing == ["valid_at"] and not policy.on_host:
+            fix = "pass `valid=` to fit"
         elif policy.on_host:
             fix = "a policy has it in the program alone; do without `on_host = True`"
         what = "; ".join(f"{m} ({KINDS[m]})" for m in missing)

@@ -42,7 +42,7 @@ class Growing(eqx.Module):
         managed = self.anatomy.only(self.open) if self.open else self.anatomy
         named = policy.gates(self.trainable, managed, key=key, train=train)
         return {
-            name: _masked(named[name], mask) if name in named else mask
+            name: masked(named[name], mask) if name in named else mask
             for name, mask in self.open.items()
         }
 
@@ -58,7 +58,7 @@ class Growing(eqx.Module):
         return net if edit is None else edit(net)
 
 
-def _masked(gates: Any, mask: Any) -> Any:
+def masked(gates: Any, mask: Any) -> Any:
     return jnp.where(mask, gates, jnp.zeros((), gates.dtype))
 
 

@@ -11,7 +11,7 @@ import jax.random as jr
 from ._aux import split_result
 from ._evidence import Evidence
 from ._gates import silence
-from ._growing import GrowerState, Growing, replaced
+from ._growing import GrowerState, Growing, masked, replaced
 from ._paths import array_leaves, fresh, map_arrays
 from ._policy import Decision
 from ._turn import propose
@@ -23,11 +23,13 @@ if TYPE_CHECKING:
 
 
 class Past(eqx.Module):
-    """The batches of a tick: `count` of them, before `step`."""
+    """The batches of a tick: `count` of them, before `step`; and the data that it is
+    validated on."""
 
     batch_at: Callable[[Any], Any]
     step: Any
     count: Any
+    valid: Any = None
 
 
 class Look:
@@ -44,7 +46,7 @@ class Look:
         self, grower: "Grower", growing: Growing, state: GrowerState, batch: Any
     ) -> Evidence:
         """Evidence as it will be, to learn from it what a decision looks like."""
-        past = Past(lambda step: batch, state.step, jnp.ones((), jnp.int32))
+        past = Past(lambda step: batch, state.step, jnp.ones((), jnp.int32), batch)
         none = jnp.zeros(())
         return self(grower, growing, state, past, none, none)
 
@@ -61,7 +63,7 @@ class Look:
 
         **Raises:** `ValueError` naming a kind and a width of which it can't be had.
         """
-        seen = {"loss": loss, "valid_loss": valid_loss}
+        seen = {"loss": loss, "valid_loss": valid_loss, "valid": past.valid}
         of = lambda batch: self._of(grower, growing, state, batch, seen)
         evidence = of(past.batch_at(past.step - 1))
         if "average" not in grower.policy.needs:
@@ -93,6 +95,12 @@ class Look:
         def evaluate(decision: Decision) -> Any:
             return value(propose(grower, growing, state, decision).view())
 
+        def valid_at(gates: dict[str, Any]) -> Any:
+            shown = {n: masked(gate, growing.open[n]) for n, gate in gates.items()}
+            gates = {**growing.gates(), **shown}
+            net = silence(growing.net, growing.anatomy, gates)
+            return self.value(net, seen["valid"], state)
+
         kinds = {
             "loss": lambda: seen["loss"],
             "valid_loss": lambda: seen["valid_loss"],
@@ -100,6 +108,7 @@ class Look:
             "gradients": lambda: eqx.filter_grad(value)(view),
             "gate_slopes": gate_slopes,
             "evaluate": lambda: evaluate,
+            "valid_at": lambda: valid_at,
             "hessian_vector": lambda: _hessian_vector(value, view),
         }
         found = {kind: make() for kind, make in kinds.items() if kind in needs}

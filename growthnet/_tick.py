@@ -72,7 +72,7 @@ class Ticker:
         if not never_decides(growing.policy):
 
             def speak(growing: Growing, state: GrowerState):
-                past = Past(batch_at, step, count)
+                past = Past(batch_at, step, count, valid)
                 evidence = self.look(
                     self.grower, growing, state, past, loss, valid_loss
                 )

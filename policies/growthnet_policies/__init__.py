@@ -1,5 +1,6 @@
 """Growth policies that come with growthnet, one method per file."""
 
 from ._gradmax import GradMax as GradMax
+from ._nested_size import NestedSize as NestedSize
 from ._size_weight import GradientSizeWeight as GradientSizeWeight
 from ._tiny import Tiny as Tiny

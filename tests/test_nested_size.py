@@ -1,0 +1,148 @@
+"""The nested size: what it draws, what it decides, and that it finds a size."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import optax
+import pytest
+
+import growthnet as gn
+from growthnet_policies import NestedSize
+
+from .helpers import lenient
+
+
+NAME = "layers[0]"
+X = jr.normal(jr.key(0), (512, 3))
+CLEAN = jnp.tanh(X @ jnp.array([[1.0], [-2.0], [0.5]]))
+Y = CLEAN + 0.2 * jr.normal(jr.key(1), CLEAN.shape)
+HALF = (X[:256], Y[:256])
+
+
+def loss(net, batch, key):
+    del key
+    return jnp.mean((jax.vmap(net)(batch[0]) - batch[1]) ** 2)
+
+
+def mlp(width, depth=1):
+    return eqx.nn.MLP(3, 1, width, depth, activation=jnp.tanh, key=jr.key(0))
+
+
+def options(policy, steps, **changes):
+    given = {
+        "optimizer": lenient(optax.adam(2e-2)),
+        "policy": policy,
+        "steps": steps,
+        "valid": (X[256:], Y[256:]),
+    }
+    return {**given, **changes}
+
+
+def evidence(losses, units, step=0):
+    """As if the held-out loss at n units were `losses[n - 1]`."""
+    mask = jnp.arange(len(losses)) < int(units)
+    at = lambda gates: jnp.asarray(losses)[jnp.sum(gates[NAME]) - 1]
+    return gn.Evidence(jnp.asarray(step), {NAME: mask}, valid_at=at)
+
+
+def decided(policy, losses, drawn, step=0):
+    seen = evidence(losses, drawn[1], step)
+    trainable = {NAME: jnp.array(drawn, float)}
+    decision, after, _, _ = policy.step(trainable, None, seen, key=jr.key(0))
+    change = decision.widths[NAME]
+    size = int(change.keep.sum() + jnp.maximum(change.add, 0))
+    return size, after[NAME].tolist()
+
+
+def bend(at, capacity=64):
+    """A held-out loss that stops improving at a size."""
+    return 1 / np.minimum(np.arange(1, capacity + 1), at)
+
+
+def test_a_width_that_needs_all_of_its_units_grows_and_one_that_does_not_shrinks():
+    policy = NestedSize(1_000, 0.01)
+    assert decided(policy, bend(64), (10, 20)) == (30, [10, 30])
+    assert decided(policy, bend(4), (2, 40)) == (12, [2, 12])
+    # At the end of the search it is cut to what it needs; afterwards it rests.
+    assert decided(policy, bend(8), (4, 16), step=1_000) == (8, [8, 8])
+    assert decided(policy, bend(8), (8, 8), step=1_100) == (8, [8, 8])
+
+
+def test_tolerance_and_maximum():
+    losses = np.where(np.arange(64) < 9, 1.08, 1.0)
+    assert decided(NestedSize(9, 0.1), losses, (5, 20), step=9)[0] == 5
+    assert decided(NestedSize(9, 0.05), losses, (5, 20), step=9)[0] == 10
+    assert decided(NestedSize(99, maximum=20), bend(64), (8, 16))[0] == 20
+
+
+def test_a_found_size_that_hovers_changes_nothing():
+    policy = NestedSize(10_000)
+    drawn, sizes = (8, 24), []
+    for i in range(200):
+        size, drawn = decided(policy, bend(19 if i % 2 else 13), drawn)
+        sizes.append(size)
+    assert len(set(sizes[3:])) == 1
+
+
+def test_training_draws_every_size_of_the_range_and_inference_has_all():
+    anatomy = gn.trace(mlp(9), X[0])
+    policy = NestedSize(100)
+    trainable, _ = policy.init(anatomy, key=jr.key(0))
+    draw = lambda key: policy.gates(trainable, anatomy, key=key, train=True)[NAME]
+    gates = np.asarray(jax.vmap(draw)(jr.split(jr.key(1), 400)))
+    assert set(gates.sum(1)) == {5, 6, 7, 8, 9}
+    assert (np.diff(gates.astype(int), axis=1) <= 0).all()
+    assert policy.gates(trainable, anatomy, key=None, train=False)[NAME].all()
+
+
+@pytest.mark.parametrize("start", [2, 24])
+def test_one_unit_is_found_for_a_task_of_one_unit(start):
+    run = gn.fit(
+        mlp(start), loss, HALF, key=jr.key(1),
+        predict=lambda net, batch: jax.vmap(net)(batch[0]),
+        **options(NestedSize(600, every=50), 900),
+    )  # fmt: skip
+    assert run.sizes[NAME] <= 3
+    assert loss(run.net, (X, CLEAN), None) < 5e-3
+    assert len(run.history.events) >= 2
+    born = [e for e in run.history.events if e.new > e.old]
+    assert all(e.output_change is not None and e.output_change < 1e-6 for e in born)
+    # It looked at more units than it kept.
+    assert max(t.sizes[NAME] for t in run.history.ticks) > 2 * run.sizes[NAME]
+
+
+def test_a_population_is_its_members_alone():
+    policy = NestedSize(40, every=10, maximum=16)
+    given = options(policy, 60, capacity=16)
+    data, keys = HALF, jr.split(jr.key(2), 2)
+    runs = gn.fit_population([mlp(2), mlp(12)], loss, data, keys=keys, **given)
+    for run, start, key in zip(runs, (2, 12), keys, strict=True):
+        given["capacity"] = {"*": 16}
+        alone = gn.fit(mlp(start), loss, data, key=key, **given)
+        assert run.sizes == alone.sizes and not run.overflowed
+        sizes = [t.sizes for t in run.history.ticks]
+        assert sizes == [t.sizes for t in alone.history.ticks]
+
+
+def test_two_widths_find_their_sizes_for_themselves():
+    run = gn.fit(
+        mlp(3, depth=2), loss, HALF, key=jr.key(1),
+        **options(NestedSize(100, every=50), 150),
+    )  # fmt: skip
+    assert set(run.sizes) == {"layers[0]", "layers[1]"}
+
+
+def test_it_needs_data_that_are_held_out():
+    given = options(NestedSize(100), 200, valid=None)
+    with pytest.raises(ValueError, match=r"NestedSize needs valid_at .* `valid=`"):
+        gn.fit(mlp(2), loss, (X, Y), key=jr.key(0), **given)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"until": 0}, {"headroom": 0.5}, {"extra": 0}, {"tolerance": -1.0}]
+)
+def test_numbers_out_of_range(wrong):
+    with pytest.raises(ValueError, match=rf"{next(iter(wrong))}=.* or more"):
+        NestedSize(**{"until": 100, **wrong})

@@ -71,6 +71,7 @@ Column: TypeAlias = tuple[str, Callable[[Result], Any]]
 SIZE: Column = ("units", lambda r: r["size"])
 LOSS: Column = ("loss", lambda r: f"{r['loss']:.3g}")
 COMPILES: Column = ("compiles", lambda r: r.get("compiles", ""))
+CPU: Column = ("CPU s", lambda r: f"{r['cpu_seconds']:.3g}")
 TRACES: Column = ("traces", lambda r: r.get("traces", ""))
 
 

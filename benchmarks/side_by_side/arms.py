@@ -59,7 +59,7 @@ def alternating(arms: Mapping[str, Arm], repeats: int) -> dict[str, list[Result]
     machine's speed hits all of them alike."""
     found: dict[str, list[Result]] = {name: [] for name in arms}
     for repeat in range(repeats):
-        names = list(arms) if repeat % 2 == 0 else list(reversed(arms))
+        names = list(arms) if repeat % 2 == 0 else list(arms)[::-1]
         for name in names:
             print(f"  [{os.getloadavg()[0]:.1f}] {name}", file=sys.stderr, flush=True)
             found[name].append(arms[name].run())

@@ -59,7 +59,7 @@ def alternating(arms: Mapping[str, Arm], repeats: int) -> dict[str, list[Result]
     machine's speed hits all of them alike."""
     found: dict[str, list[Result]] = {name: [] for name in arms}
     for repeat in range(repeats):
-        names = list(arms) if repeat % 2 == 0 else list(reversed(arms))
+        names = list(arms) if repeat % 2 == 0 else list(arms)[::-1]
         for name in names:
             print(f"  [{os.getloadavg()[0]:.1f}] {name}", file=sys.stderr, flush=True)
             found[name].append(arms[name].run())
@@ -71,6 +71,7 @@ Column: TypeAlias = tuple[str, Callable[[Result], Any]]
 SIZE: Column = ("units", lambda r: r["size"])
 LOSS: Column = ("loss", lambda r: f"{r['loss']:.3g}")
 COMPILES: Column = ("compiles", lambda r: r.get("compiles", ""))
+CPU: Column = ("CPU s", lambda r: f"{r['cpu_seconds']:.3g}")
 TRACES: Column = ("traces", lambda r: r.get("traces", ""))
 
 

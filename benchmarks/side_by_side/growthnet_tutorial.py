@@ -53,7 +53,7 @@ def grow(net: Any, data: list[Any], sizes: list[list[int]], key: Any) -> gn.Run:
         loss,
         data,
         optimizer=optax.sgd(0.01),
-        policy=Sizes(jnp.asarray(sizes), every=3 * len(data)),
+        policy=Sizes(table=jnp.asarray(sizes), every=3 * len(data)),
         steps=3 * len(data) * len(sizes),
         capacity={"layers[0]": sizes[-1][0], "layers[1]": sizes[-1][1]},
         key=key,

@@ -11,12 +11,12 @@ class Compiles:
         jax.monitoring.register_event_duration_secs_listener(self._duration)
         jax.monitoring.register_event_listener(self._event)
 
-    def _duration(self, event: str, seconds: float, **_: object) -> None:
+    def _duration(self, event: str, duration: float, **_: str | int) -> None:
         if event == "/jax/core/compile/backend_compile_duration":
             self.count += 1
-            self.seconds += seconds
+            self.seconds += duration
 
-    def _event(self, event: str, **_: object) -> None:
+    def _event(self, event: str, **_: str | int) -> None:
         if event == "/jax/compilation_cache/cache_hits":
             self._cached += 1
 

@@ -40,10 +40,11 @@ def grown(carry: Carry, size: int, random: np.random.Generator) -> Carry:
     limit = 1 / np.sqrt(inputs)
     born = random.uniform(-limit, limit, (new, inputs + 1)).astype(np.float32)
     silent = np.zeros((len(last), new), np.float32)
-    quiet = [np.zeros((new, inputs), np.float32), np.zeros(new, np.float32)]
+    quiet, still = np.zeros((new, inputs), np.float32), np.zeros(new, np.float32)
     params = joined(params, born[:, :-1], born[:, -1], silent)
     adam = state[0]._replace(
-        mu=joined(state[0].mu, *quiet, silent), nu=joined(state[0].nu, *quiet, silent)
+        mu=joined(state[0].mu, quiet, still, silent),
+        nu=joined(state[0].nu, quiet, still, silent),
     )
     return params, (adam, *state[1:])
 

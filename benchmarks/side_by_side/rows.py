@@ -6,7 +6,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from .arms import alternating, Arm, COMPILES, LOSS, Result, show, SIZE, TRACES, warmed
+from .arms import (
+    alternating,
+    Arm,
+    COMPILES,
+    CPU,
+    LOSS,
+    Result,
+    show,
+    SIZE,
+    TRACES,
+    warmed,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +71,7 @@ def seed(settings: Settings) -> None:
         "Method A, 200 trials, per network and step",
         alternating(arms, settings.repeats),
         "JAX, vmapped",
-        [("compile s", lambda r: f"{r.get('compile_seconds', 0):.2g}")],
+        [CPU, ("compile s", lambda r: f"{r.get('compile_seconds', 0):.2g}")],
         lambda r: 1e6 * r["per_step"],
         "us",
     )
@@ -85,7 +96,7 @@ def growing(settings: Settings) -> None:
             ),
         }
         found = alternating(arms, settings.repeats)
-    columns = [SIZE, LOSS, COMPILES]
+    columns = [CPU, SIZE, LOSS, COMPILES]
     title = f"8 to {first['size']} units, 200 points, {job['steps']:,} Adam steps"
     show(title, found, "growthnet, cold", columns)
     warm = {k: v for k, v in found.items() if k != "growthnet, cold"}
@@ -113,7 +124,7 @@ def static(settings: Settings) -> None:
         }
         found = alternating(arms, settings.repeats)
         title = f"{job['start']} to {size} units, {title}, {job['steps']:,} steps"
-        show(title, found, "static JAX", [SIZE, LOSS, COMPILES])
+        show(title, found, "static JAX", [CPU, SIZE, LOSS, COMPILES])
 
 
 def tutorial(settings: Settings) -> None:
@@ -144,7 +155,7 @@ def tutorial(settings: Settings) -> None:
         "gromo's tutorial: seconds per round (3 epochs, one growth)",
         found,
         "gromo",
-        [("statements", lambda r: r["lines"]), LOSS, COMPILES],
+        [CPU, ("statements", lambda r: r["lines"]), LOSS, COMPILES],
         lambda r: r["seconds"] / 4,
     )
 

@@ -15,13 +15,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from ._anatomy import Anatomy
-from ._draws import drawn_scale, fill_value, key_words, limit_table, uniform
+from ._draws import drawn_scale, fill_value, key_words, limit_table, uniforms
 from ._edit import Edit
 from ._gates import along, entry_masks, silence
 from ._layout import spread
 from ._paths import array_leaves, map_arrays
 from ._plan import plan
-from ._widths import Member, Width
+from ._widths import Leaf, Member, Width
 
 
 Openings = dict[str, Any]
@@ -77,6 +77,7 @@ def change_openings(
     new = dict(arrays)
     silent: dict[str, list[Any]] = {}
     changed: dict[str, Any] = {}
+    noise = uniforms(words, _drawn_leaves(anatomy, after, arrays, values or {}), jnp)
     for name, open_after in after.items():
         width = anatomy.widths[name]
         born = open_after & ~kept[name]
@@ -94,12 +95,25 @@ def change_openings(
                 silent.setdefault(path, []).append(where)
                 continue
             else:
-                draw = _draw(words, anatomy, width, member, after)
+                draw = _draw(noise, anatomy, width, member, after)
             new[path] = jnp.where(where, draw.astype(new[path].dtype), new[path])
     for path, masks in silent.items():
         for where in masks:
             new[path] = jnp.where(where, jnp.zeros((), new[path].dtype), new[path])
     return map_arrays(net, _filled(new, anatomy, after)), changed
+
+
+def _drawn_leaves(
+    anatomy: Anatomy, after: Openings, arrays: Mapping[str, Any], values: Any
+) -> list[Leaf]:
+    """The leaves whose newborn entries may be random."""
+    drawn = {
+        m.leaf: anatomy.leaves[m.leaf]
+        for name in after
+        for m in anatomy.widths[name].members
+        if drawn_scale(anatomy, anatomy.widths[name], m) is not None
+    }
+    return [x for x in drawn.values() if x.path in arrays and x.path not in values]
 
 
 def marked_entries(anatomy: Anatomy, member: Member, marked: Any) -> Any:
@@ -134,7 +148,7 @@ def _filled(
 
 
 def _draw(
-    words: Any, anatomy: Anatomy, width: Width, member: Member, after: Openings
+    noise: Any, anatomy: Anatomy, width: Width, member: Member, after: Openings
 ) -> Any:
     """As an edit draws: the limit counts the inputs that are open afterwards."""
     leaf = anatomy.leaves[member.leaf]
@@ -153,7 +167,7 @@ def _draw(
         )
         fan_in = fan_in * jnp.sum(open_here)
     table = jnp.asarray(limit_table(math.prod(source.shape[a] for a in axes)))
-    return uniform(words, leaf, jnp) * table[fan_in]
+    return noise[leaf.path] * table[fan_in]
 
 
 # --- reserving and compacting, on the host

@@ -21,6 +21,7 @@ from ._paths import container_of
 from ._widths import Leaf, Member, Width
 
 
+_SMALL = 2**14
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 _ODD = (0x9E3779B1, 0x85EBCA77, 0xC2B2AE3D, 0x27D4EB2F, 0x165667B1, 0xD3A2646D)
 
@@ -62,6 +63,35 @@ def axis_labels(layout: Layout, xp: Any) -> Any:
 
 def uniform(words: Any, leaf: Leaf, xp: Any) -> Any:
     """Uniform numbers on [-1, 1) in the shape of a leaf, exact in float32."""
+    return uniforms(words, [leaf], xp)[leaf.path]
+
+
+def uniforms(words: Any, leaves: Sequence[Leaf], xp: Any) -> dict[str, Any]:
+    """`uniform` of several leaves, by path. Small ones come from one call of the
+    generator: twenty rounds for each of them would fill a program."""
+    small = [leaf for leaf in leaves if math.prod(leaf.shape) <= _SMALL]
+    groups = [small, *([leaf] for leaf in leaves if leaf not in small)]
+    found: dict[str, Any] = {}
+    for group in filter(None, groups):
+        counters = [_counter(leaf, xp).reshape(-1) for leaf in group]
+        salts = [
+            xp.full(c.shape, zlib.crc32(leaf.path.encode()), xp.uint32)
+            for leaf, c in zip(group, counters, strict=True)
+        ]
+        pair = (xp.concatenate(counters), xp.concatenate(salts))
+        with np.errstate(over="ignore"):
+            bits = threefry((words[0], words[1]), pair, xp)
+        centred = (bits >> xp.uint32(8)).astype(xp.float32) - xp.float32(2**23)
+        numbers, start = centred * xp.float32(2**-23), 0
+        for leaf in group:
+            size = math.prod(leaf.shape)
+            found[leaf.path] = numbers[start : start + size].reshape(leaf.shape)
+            start += size
+    return found
+
+
+def _counter(leaf: Leaf, xp: Any) -> Any:
+    """A number per entry of a leaf that doesn't depend on any width's size."""
     rank = len(leaf.shape)
     with np.errstate(over="ignore"):
         counter = xp.zeros((1,) * rank, xp.uint32)
@@ -70,10 +100,7 @@ def uniform(words: Any, leaf: Leaf, xp: Any) -> Any:
             shape[axis] = -1
             odd = xp.uint32(_ODD[axis % len(_ODD)] + 2 * (axis // len(_ODD)))
             counter = counter * odd + axis_labels(layout, xp).reshape(shape)
-        salt = xp.full((1,) * rank, zlib.crc32(leaf.path.encode()), xp.uint32)
-        bits = threefry((words[0], words[1]), (counter, salt), xp)
-    centred = (bits >> xp.uint32(8)).astype(xp.float32) - xp.float32(2**23)
-    return centred * xp.float32(2**-23)
+    return counter
 
 
 def limit_table(size: int) -> np.ndarray:

@@ -170,9 +170,22 @@ def hold(law, name, dtype="float32", *, program=False, only=None):
         if program:
             call = anatomy.program(any_size=True)
             case = dataclasses.replace(case, name=f"{name}, replayed", call=call)
+            anatomy = replayed(case, anatomy)
         resizes = list(CHANGES[law](anatomy))
         for resize in resizes if only is None else [resizes[only % len(resizes)]]:
             LAWS[law](case, resize)
+
+
+def replayed(case, anatomy):
+    """What is read of the program at any size: what the network's own code gives, but
+    for widths whose sizes don't follow from shapes (16 may be 4 heads of 4, or 8 of 2);
+    `check_program` gives these."""
+    found = gn.trace(case.net, *case.args, call=case.call)
+    for width in anatomy.all_widths:
+        again = found.widths[width.name]
+        untold = any("doesn't tell the sizes" in why for why in again.reasons)
+        assert again.growable == (width.growable and not untold)
+    return found
 
 
 # One law for each model, and so several models for each law.

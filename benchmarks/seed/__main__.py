@@ -42,7 +42,7 @@ def run(name: str, quick: bool, folder: Path) -> None:
     """One experiment, stored with what it was run on."""
     folder.mkdir(parents=True, exist_ok=True)
     began = time.perf_counter()
-    made = {
+    made: dict[str, object] = {
         "command": f"python -m benchmarks.seed {name}{' --quick' * quick}",
         "python": platform.python_version(),
         **{

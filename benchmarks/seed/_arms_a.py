@@ -47,7 +47,8 @@ def tasks(quick: bool) -> Iterator[tuple[str, Any]]:
             count: Any = count,
             epochs: int = epochs,
         ) -> np.ndarray:
-            return _run(TASKS[name], jobs, stage, *count[stage], epochs, name)
+            draws, trials = count[stage]
+            return _run(TASKS[name], jobs, stage, draws, trials, epochs, name)
 
         rows = compare(list(ARMS), RATES, task.rate, run)
         yield (

@@ -11,7 +11,7 @@ from ._stored import LAMBDA_BINS
 
 
 mpl.use("Agg")
-STYLE = {
+STYLE: Any = {
     "figure.dpi": 150,
     "font.size": 9,
     "axes.spines.top": False,

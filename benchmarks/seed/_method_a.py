@@ -72,8 +72,8 @@ def init(key: Array, k: int, start: Array = 0.0, out_scale: Array = 1.0) -> Net:
         return jr.uniform(jr.fold_in(key, i), (*shape, k), minval=-1.0, maxval=1.0)
 
     size = jnp.broadcast_to(jnp.asarray(start, jnp.float32), (k,))
-    inside = [uniform(i, UNITS) for i in range(4)]
-    return Net(size, *inside[:3], inside[3] * out_scale, uniform(4))
+    size_in, x_in, bias, out = (uniform(i, UNITS) for i in range(4))
+    return Net(size, size_in, x_in, bias, out * out_scale, uniform(4))
 
 
 def heard(net: Net, size_input: Array) -> tuple[Array, Array, Array, Array]:

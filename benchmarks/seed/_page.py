@@ -90,13 +90,13 @@ def arms(name: str) -> Callable[[Results], Iterable[str]]:
 
 def best(found: Results) -> Iterable[str]:
     """The best arm that grows against the best that doesn't."""
-    yield "| task | size input | best growing arm | best static arm | means | ratio |"
+    yield "| task | size input | best growing arm | best static arm | growing / static | ratio |"
     yield "|---|---|---|---|---|---|"
     for name in ("tasks", "controller"):
         for place, values in _places(found[name]).items():
             for row in values.get("best", []):
                 names = [_at(row[kind]) for kind in ("growing", "static")]
-                means = " / ".join(f"{m:.2g}" for m in row["means"].values())
+                means = f"{row['means']['growing']:.2g} / {row['means']['static']:.2g}"
                 fed = "yes" if row["size_input"] else "no"
                 yield _line([place, fed, *names, means, _ratio(row["ratio"])])
 

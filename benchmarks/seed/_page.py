@@ -90,7 +90,10 @@ def arms(name: str) -> Callable[[Results], Iterable[str]]:
 
 def best(found: Results) -> Iterable[str]:
     """The best arm that grows against the best that doesn't."""
-    yield "| task | size input | best growing arm | best static arm | growing / static | ratio |"
+    yield (
+        "| task | size input | best growing arm | best static arm | growing / static | "
+        "ratio |"
+    )
     yield "|---|---|---|---|---|---|"
     for name in ("tasks", "controller"):
         for place, values in _places(found[name]).items():

@@ -114,7 +114,7 @@ def swept(widths: tuple[int, ...], steps: int, batch: Any, keys: Any):
     """Static networks of one size."""
 
     def one(batch: Any, key: Any) -> Any:
-        net = Student(widths, key=key)
+        net: Any = Student(widths, key=key)
         optimizer = adam(steps)
 
         def step(_: Any, carry: Any) -> Any:
@@ -146,7 +146,7 @@ def pruned(
     first, last = int(warm * steps) // EVERY, int(SEARCH * steps) // EVERY
 
     def one(batch: Any, key: Any) -> Any:
-        net = Student(start, key=key)
+        net: Any = Student(start, key=key)
         masks = [jnp.ones(w, bool) for w in start]
 
         def step(_: Any, carry: Any) -> Any:
@@ -165,7 +165,7 @@ def pruned(
             good = (i >= first) & (i < last) & (now <= (1 + tolerance) * best)
             units = jnp.concatenate(masks).sum()
             quota = jnp.where(good, jnp.ceil(share * units), 0).astype(jnp.int32)
-            cut = lambda _, c: _without_one(*c, batch)
+            cut = lambda _, c: _without_one(c[0], c[1], batch)
             net, masks = jax.lax.fori_loop(0, quota, cut, (net, masks))
             return (net, state, masks, best), jnp.stack([m.sum() for m in masks])
 

@@ -29,7 +29,8 @@ def rows_of(results: dict[str, Any]) -> Rows:
             task = {"teacher": tuple(hidden), "noise": noise, **best}
             for name, arm in arms.items():
                 if not name.startswith("static"):
-                    rows.append(task | {"arm": name} | _found(arm, block, best, steps))
+                    own = _found(arm, block, best, steps)
+                    rows.append(task | {"arm": name} | own)
             rows.append(
                 task | {"arm": "one sweep"} | _picked(static, block, best, steps)
             )

@@ -179,9 +179,7 @@ def figure(rows: Rows, results: dict[str, Any], path: Path) -> None:
     left.plot(line, line, color="grey", lw=1)
     left.fill_between(line, line / 2, 2 * line, color="grey", alpha=0.12, lw=0)
     left.set(xscale="log", yscale="log", xlabel="w* (of the sweep)", ylabel="found")
-    left.legend(fontsize=8, frameon=False)
-    colors = plt.rcParams["axes.prop_cycle"].by_key()["color"]
-    for color, start in zip(colors, (2, 64), strict=False):
+    for color, start in (("C0", 2), ("C1", 64)):
         arm = results["arms"][f"nested from {start}"]
         block = 2 * len(NOISES)
         paths = part(arm["path"], arm["seeds"], block)[:, 0]
@@ -195,8 +193,17 @@ def figure(rows: Rows, results: dict[str, Any], path: Path) -> None:
         ylabel="units, with the room above",
         title="12 hidden units, noise 0.05: 20 seeds",
     )
+    _plain(left.xaxis, (2, 3, 4, 6, 8, 12, 24))
+    _plain(left.yaxis, (2, 3, 4, 6, 8, 12, 24, 48))
+    _plain(right.yaxis, (4, 8, 16, 32, 64))
+    left.legend(fontsize=8, frameon=False)
     right.legend(frameon=False)
     fig.savefig(path, dpi=110)
+
+
+def _plain(axis: Any, ticks: tuple[int, ...]) -> None:
+    axis.set_ticks(ticks, [str(t) for t in ticks])
+    axis.set_ticks([], minor=True)
 
 
 def _named(widths: tuple[int, ...]) -> str:

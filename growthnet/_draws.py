@@ -70,7 +70,8 @@ def uniforms(words: Any, leaves: Sequence[Leaf], xp: Any) -> dict[str, Any]:
     """`uniform` of several leaves, by path. Small ones come from one call of the
     generator: twenty rounds for each of them would fill a program."""
     small = [leaf for leaf in leaves if math.prod(leaf.shape) <= _SMALL]
-    groups = [small, *([leaf] for leaf in leaves if leaf not in small)]
+    large = [leaf for leaf in leaves if math.prod(leaf.shape) > _SMALL]
+    groups = [small, *([leaf] for leaf in large)]
     found: dict[str, Any] = {}
     for group in filter(None, groups):
         counters = [_counter(leaf, xp).reshape(-1) for leaf in group]

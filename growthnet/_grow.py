@@ -6,7 +6,6 @@ from typing import Any, Literal
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import jax.random as jr
 import numpy as np
 import optax
 
@@ -16,11 +15,11 @@ from ._data import ArrayData, is_arrays
 from ._evidence import check_needs, given_in_fit
 from ._fit import check_arguments, final_anatomy, read, Run
 from ._grower import Grower
-from ._growing import GrowerState, Growing, replaced
+from ._growing import data_key, GrowerState, Growing, replaced
 from ._history import History
 from ._look import Look
 from ._policy import AbstractPolicy
-from ._reports import each, events_of, Report, tick_of
+from ._reports import each, events_of, keep, Report, tick_of
 from ._tick import Ticker
 
 
@@ -79,18 +78,9 @@ class Grown(eqx.Module):
         for report in each(self.reports, len(self.reports.step)):
             if report.count:
                 events = events_of(report, outputs=self.outputs)
-                history.add_tick(
-                    tick_of(
-                        report,
-                        events,
-                        self.growing.anatomy,
-                        valid=self.valid,
-                        seconds=0.0,
-                        traces=1,
-                    )
-                )
-                for event in events:
-                    history.add_event(event)
+                known = {"valid": self.valid, "seconds": 0.0, "traces": 1}
+                anatomy = self.growing.anatomy
+                keep(history, tick_of(report, events, anatomy, **known), events)
         growing, over = self.growing, bool(self.overflowed)
         final, after = growing.compact(), final_anatomy(growing)
         return Run(final, after, history, growing, self.state, over)
@@ -216,7 +206,7 @@ def run_whole(
     ticks = -(-steps // every)
     drawn = max(1, stream.step_size * every)
     length = max(1, min(ticks, WINDOW // drawn)) if stream.step_size else ticks
-    key = jr.fold_in(state.key, 6)
+    key = data_key(state)
     dynamic, static = eqx.partition((growing, state), eqx.is_array)
 
     def window(dynamic: Any, first: Any) -> tuple[Any, Report]:

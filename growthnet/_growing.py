@@ -1,11 +1,12 @@
 """A network in growth and the state beside it: the two things that a loop carries."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import jax.random as jr
 import numpy as np
 
 from ._anatomy import Anatomy
@@ -104,6 +105,19 @@ def as_arrays(tree: Any) -> Any:
     return jax.tree.map(
         lambda x: jnp.asarray(x) if isinstance(x, bool | int | float) else x, tree
     )
+
+
+def stacked(trees: Sequence[Any]) -> tuple[Any, Any]:
+    """Trees of one structure as one, with a new first axis: its arrays, and the rest
+    (that of the first tree)."""
+    arrays = [eqx.filter(tree, eqx.is_array) for tree in trees]
+    stack = jax.tree.map(lambda *leaves: jnp.stack(leaves), *arrays)
+    return stack, eqx.filter(trees[0], eqx.is_array, inverse=True)
+
+
+def data_key(state: GrowerState) -> Any:
+    """What the order of the examples is drawn with."""
+    return jr.fold_in(state.key, 6)
 
 
 def strong(tree: Any) -> Any:

@@ -9,13 +9,12 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import jax.random as jr
 
 from ._chunk import run_chunk, Stretch
 from ._data import ArrayData, Batches, BatchStream
-from ._growing import GrowerState, Growing, replaced
+from ._growing import data_key, GrowerState, Growing, replaced
 from ._history import GrowthEvent, History, JsonLog
-from ._reports import each, events_of, Report, tick_of
+from ._reports import each, events_of, keep, Report, tick_of
 from ._room import give_back, make_room
 from ._tick import Ticker
 from ._turn import decide, fits, within
@@ -106,8 +105,8 @@ class Loop:
         length = self.length * self.every
         end = min(self.steps, step - step % self.every + length)
         if isinstance(self.stream, ArrayData):
-            key = jr.fold_in(state.key, 6)
-            return _sampled(self.stream, key, jnp.asarray(step), length), end
+            first = jnp.asarray(step)
+            return _sampled(self.stream, data_key(state), first, length), end
         return self.stream.window(step, end - step, length), end
 
     def _call(
@@ -151,12 +150,10 @@ class Loop:
         # A decision made on the host waits even where it fits.
         resized, again = not (waits and fits(growing, state)), False
         if resized and self._spent():
-            growing, state, resized = self._hold(growing, state)
-        if not resized:
-            pass
-        elif waits:
+            state, resized = self._hold(growing, state), False
+        if resized and waits:
             growing, state, again = make_room(self.grower, growing, state)
-        else:
+        elif resized:
             growing, state = give_back(self.grower, growing, state)
         if not again:
             growing, state, reports = self._call(
@@ -173,9 +170,7 @@ class Loop:
     def _spent(self) -> bool:
         return self.max_traces is not None and self.ticker.traces >= self.max_traces
 
-    def _hold(
-        self, growing: Growing, state: GrowerState
-    ) -> tuple[Growing, GrowerState, bool]:
+    def _hold(self, growing: Growing, state: GrowerState) -> GrowerState:
         """From here on capacities stay as they are."""
         most = ", ".join(f"{n} {len(m)}" for n, m in growing.open.items())
         warnings.warn(
@@ -185,8 +180,7 @@ class Loop:
         )
         decision = within(growing, state.decision)
         off, on = jnp.zeros((), bool), jnp.ones((), bool)
-        state = replaced(state, decision=decision, held=on, roomy=off)
-        return growing, state, False
+        return replaced(state, decision=decision, held=on, roomy=off)
 
     # --- records
 
@@ -206,11 +200,9 @@ class Loop:
                 seconds=time.perf_counter() - self.started,
                 traces=self.ticker.traces,
             )
-            for record in (self.history, self.log):
-                if record is not None:
-                    record.add_tick(tick)
-                    for event in changes:
-                        record.add_event(event)
+            keep(self.history, tick, changes)
+            if self.log is not None:
+                keep(self.log, tick, changes)
             if self.callback is not None:
                 values = {**dataclasses.asdict(tick), "steps": self.steps}
                 self.callback({**values, "events": changes})

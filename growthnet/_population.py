@@ -14,7 +14,7 @@ from ._anatomy import Anatomy
 from ._fit import check_arguments, read, Run
 from ._grow import arrays_of, grower_of, Grown, run_whole
 from ._grower import Grower
-from ._growing import GrowerState, Growing
+from ._growing import GrowerState, Growing, stacked
 from ._look import Look
 from ._paths import array_leaves
 from ._policy import AbstractPolicy
@@ -105,7 +105,7 @@ def fit_population(
 
         return eqx.filter_vmap(go_on)(*_together(begun, groups), hyper)
 
-    stacks = [_stacked([members[i] for i in group]) for group in groups]
+    stacks = [_alike([members[i] for i in group]) for group in groups]
     runs = eqx.filter_jit(whole)(stacks, keys, hyper, valid).runs()
     _report(runs, capacity)
     return runs
@@ -145,7 +145,7 @@ def _groups(members: Sequence[Any]) -> list[list[int]]:
     return list(found.values())
 
 
-def _stacked(nets: Sequence[Any]) -> Any:
+def _alike(nets: Sequence[Any]) -> Any:
     """The networks as one, with a new first axis."""
     first = nets[0]
     for net in nets:
@@ -154,9 +154,7 @@ def _stacked(nets: Sequence[Any]) -> Any:
                 "networks of one size differ in what isn't an array (their static "
                 "fields); a population is of one architecture"
             )
-    arrays = [eqx.filter(net, eqx.is_array) for net in nets]
-    stack = jax.tree.map(lambda *leaves: jnp.stack(leaves), *arrays)
-    return eqx.combine(stack, eqx.filter(first, eqx.is_array, inverse=True))
+    return eqx.combine(*stacked(nets))
 
 
 def _together(begun: Sequence[Any], groups: Sequence[Sequence[int]]) -> Any:

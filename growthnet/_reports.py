@@ -7,7 +7,7 @@ import equinox as eqx
 import jax
 
 from ._anatomy import Anatomy
-from ._records import GrowthEvent, Tick
+from ._history import GrowthEvent, History, JsonLog, Tick
 
 
 class Report(eqx.Module):
@@ -59,6 +59,13 @@ def tick_of(
         traces=traces,
         metrics={name: float(m) for name, m in report.metrics.items()},
     )
+
+
+def keep(records: History | JsonLog, tick: Tick, events: Sequence[GrowthEvent]) -> None:
+    """Adds a tick, and the events at its end."""
+    records.add_tick(tick)
+    for event in events:
+        records.add_event(event)
 
 
 def events_of(

@@ -17,7 +17,7 @@ from ._aux import Aux, split_result
 from ._data import Batches
 from ._evidence import Evidence
 from ._grower import Grower
-from ._growing import cond_pair, GrowerState, Growing, replaced
+from ._growing import cond_pair, GrowerState, Growing, replaced, stacked
 from ._look import Look, Past
 from ._members import where_any
 from ._paths import fresh
@@ -184,12 +184,7 @@ class Ticker:
         def act(dynamic: Any) -> Any:
             growing, state = eqx.combine(dynamic, static)
             after, after_state = apply(self.grower, growing, state)
-            views = [growing.view(), after.view()]
-            rest = eqx.filter(views[0], eqx.is_array, inverse=True)
-            both = jax.tree.map(
-                lambda *leaves: jnp.stack(leaves),
-                *(eqx.filter(view, eqx.is_array) for view in views),
-            )
+            both, rest = stacked([growing.view(), after.view()])
 
             def measure(arrays: Any) -> tuple[Any, Any]:
                 net = eqx.combine(arrays, rest)

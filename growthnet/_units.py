@@ -40,7 +40,25 @@ class Entries:
         return empty.at[self.index].set(rows).reshape(self.shape)
 
 
-class Producer(eqx.Module):
+class Contraction(eqx.Module):
+    """What a leaf does to a width's units: `path` is the leaf's."""
+
+    entries: eqx.AbstractVar[Entries]
+
+    @property
+    def path(self) -> str:
+        return self.entries.path
+
+    def rows(self, leaf: Any) -> Any:
+        """The leaf by unit: `[units, entries]`."""
+        return self.entries.rows(leaf)
+
+    def leaf(self, rows: Any) -> Any:
+        """An array of the leaf's shape from rows; 0 where no unit of the width is."""
+        return self.entries.leaf(rows)
+
+
+class Producer(Contraction):
     """A contraction that makes a width's units out of its leaf `path`.
 
     - `inputs`: what it reads, `[samples, entries]`. Times a unit's row of the leaf this
@@ -59,20 +77,8 @@ class Producer(eqx.Module):
     aligned: bool = eqx.field(static=True)
     entries: Entries = eqx.field(static=True)
 
-    @property
-    def path(self) -> str:
-        return self.entries.path
 
-    def rows(self, leaf: Any) -> Any:
-        """The leaf by unit: `[units, entries]`."""
-        return self.entries.rows(leaf)
-
-    def leaf(self, rows: Any) -> Any:
-        """An array of the leaf's shape from rows; 0 where no unit of the width is."""
-        return self.entries.leaf(rows)
-
-
-class Consumer(eqx.Module):
+class Consumer(Contraction):
     """A contraction that reads a width's units with its leaf `path`.
 
     - `cotangents`: d loss / d its outputs, as the units see it: `[samples, entries]`.
@@ -82,18 +88,6 @@ class Consumer(eqx.Module):
 
     cotangents: Any
     entries: Entries = eqx.field(static=True)
-
-    @property
-    def path(self) -> str:
-        return self.entries.path
-
-    def rows(self, leaf: Any) -> Any:
-        """The leaf by unit: `[units, entries]`."""
-        return self.entries.rows(leaf)
-
-    def leaf(self, rows: Any) -> Any:
-        """An array of the leaf's shape from rows; 0 where no unit of the width is."""
-        return self.entries.leaf(rows)
 
 
 class Units(eqx.Module):
@@ -211,17 +205,21 @@ def _evidence(
         before, site = m.before, m.site
         at, slope_at = value(before.variable), slope(before.variable)
         return Producer(
-            if_asked("producer_inputs", site.inputs, value(site.other), m.inputs_at),
-            if_asked("preactivations", before.rows, at, m.before_at),
-            if_asked("preactivation_cotangents", before.rows, slope_at, m.before_at),
-            m.aligned,
-            entries(site),
+            inputs=if_asked(
+                "producer_inputs", site.inputs, value(site.other), m.inputs_at
+            ),
+            preactivations=if_asked("preactivations", before.rows, at, m.before_at),
+            cotangents=if_asked(
+                "preactivation_cotangents", before.rows, slope_at, m.before_at
+            ),
+            aligned=m.aligned,
+            entries=entries(site),
         )
 
     def consumer(r: Read) -> Consumer:
         given = slope(r.site.eqn.outvars[0])
         rows = if_asked("output_cotangents", r.site.pulled, given, r.rows_at)
-        return Consumer(rows, entries(r.site))
+        return Consumer(cotangents=rows, entries=entries(r.site))
 
     def units(kind: str, of: Callable[[Any], Any]) -> Any:
         if kind in kinds and found.units is not None:

@@ -12,18 +12,10 @@ import growthnet as gn
 from growthnet_policies import GradientSizeWeight
 
 from .helpers import lenient
-from .test_chunks import HostPulse, Pulse
+from .test_chunks import HostPulse, loss, Pulse, X, Y
 
 
-X = jr.normal(jr.key(0), (48, 3))
-Y = jnp.sin(X.sum(-1, keepdims=True))
 STEPS = 83
-
-
-def loss(net, batch, key):
-    x, y = batch
-    noisy = x + 0.01 * jr.normal(key, x.shape)
-    return jnp.mean((jax.vmap(net)(noisy) - y) ** 2)
 
 
 def predict(net, batch):

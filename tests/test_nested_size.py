@@ -104,13 +104,13 @@ def test_few_units_are_found_for_a_task_of_one_unit(start):
         predict=lambda net, batch: jax.vmap(net)(batch[0]),
         **options(NestedSize(600, every=50), 900),
     )  # fmt: skip
-    assert run.sizes[NAME] <= 6
+    assert run.sizes[NAME] <= 4
     assert loss(run.net, (X, CLEAN), None) < 5e-3
     assert len(run.history.events) >= 2
     born = [e for e in run.history.events if e.new > e.old]
     assert all(e.output_change is not None and e.output_change < 1e-6 for e in born)
     # It looked at more units than it kept.
-    assert max(t.sizes[NAME] for t in run.history.ticks) > run.sizes[NAME]
+    assert max(t.sizes[NAME] for t in run.history.ticks) >= 9
 
 
 def test_a_population_is_its_members_alone():

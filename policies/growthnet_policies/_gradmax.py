@@ -17,9 +17,9 @@ import jax.numpy as jnp
 
 import growthnet as gn
 
+from ._arguments import at_least
 from ._newborns import (
     arrays_of,
-    at_least,
     cotangents,
     mean_norm,
     newborns,

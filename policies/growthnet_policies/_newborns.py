@@ -99,9 +99,3 @@ def room_for(policy: Any, mask: Any) -> Any:
     if policy.until is None:
         return jnp.asarray(policy.add)
     return jnp.clip(policy.until - jnp.sum(mask), 0, policy.add)
-
-
-def at_least(name: str, value: Any, least: int) -> None:
-    """**Raises:** `ValueError` unless the value is a whole number from `least` up."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise ValueError(f"{name}={value!r}; a whole number from {least} up")

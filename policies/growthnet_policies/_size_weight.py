@@ -27,6 +27,8 @@ import optax
 
 import growthnet as gn
 
+from ._arguments import at_least
+
 
 _GATES: dict[str, Callable[[Any], Any]] = {
     "sin2": lambda u: jnp.sin(jnp.pi * u / 2) ** 2,
@@ -101,8 +103,8 @@ class GradientSizeWeight(gn.AbstractPolicy):
     ):
         if gate not in _GATES:
             raise ValueError(f"gate={gate!r}; use one of {', '.join(_GATES)}")
-        _at_least("every", every, 1)
-        _at_least("minimum", minimum, 1)
+        at_least("every", every, 1)
+        at_least("minimum", minimum, 1)
         if isinstance(target, str | dict | list):
             raise ValueError(f"target={target!r}; one number for all widths, or None")
         if isinstance(target, int | float) and not target >= minimum:
@@ -117,7 +119,7 @@ class GradientSizeWeight(gn.AbstractPolicy):
         self.gate = gate
         self.every = every
         self.spare = (1 if target is None else 0) if spare is None else spare
-        _at_least("spare", self.spare, 0)
+        at_least("spare", self.spare, 0)
         self.data_gradient = data_gradient
         self.minimum = minimum
         self.needs = frozenset()
@@ -179,8 +181,3 @@ class GradientSizeWeight(gn.AbstractPolicy):
             sizes[name] = jnp.clip(size, 0.0, units.astype(size.dtype))
         info = {f"size/{name}": size for name, size in sizes.items()}
         return gn.Decision(changes), sizes, memory, info
-
-
-def _at_least(name: str, value: Any, least: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise ValueError(f"{name}={value!r}; a whole number from {least} up")

@@ -24,7 +24,8 @@ import jax.numpy as jnp
 
 import growthnet as gn
 
-from ._newborns import at_least, cotangents, newborns, offsets, one_layer, room_for
+from ._arguments import at_least
+from ._newborns import cotangents, newborns, offsets, one_layer, room_for
 
 
 class Tiny(gn.AbstractPolicy):

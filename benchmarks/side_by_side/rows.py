@@ -54,7 +54,10 @@ FASHION_1024 = {
 def seed(settings: Settings) -> None:
     """Method A for 200 trials, per network and step."""
     long, short = settings.steps(20_000), settings.steps(1_000)
-    arms = {"JAX, vmapped": Arm("jax_seed_a", {"trials": 200, "steps": long})}
+    arms = {
+        name: Arm("jax_seed_a", {"trials": 200, "steps": long, "style": style})
+        for name, style in (("JAX, vmapped", "vmapped"), ("JAX, networks last", "last"))
+    }
     for style, trials, steps, threads in (
         ("eager", 200, max(10, short // 50), (1, None)),
         ("vmap", 200, short, (1, None)),

@@ -164,6 +164,22 @@ class Facts:
             return 0
         return sum(self.inside(value.dims[d]).count(id) for d in dims)
 
+    def degree(self, id: int, value: Value, dims: Sequence[int]) -> int | None:
+        """The power of an atom's size that the number of entries along some axes goes
+        with; `None` if it goes with no power, as in an axis of units beside others."""
+        if id not in self.mentioned(value):
+            return 0
+        return _total([self._degree(id, value.dims[d]) for d in dims])
+
+    def _degree(self, id: int, node: Node) -> int | None:
+        solver = self.reading.solver
+        parts = [self._degree(id, part) for part in solver.parts(node)]
+        if not parts:
+            return int(self._ids.get(solver.find(node)) == id)
+        if len(solver.segments(node)) > 1:
+            return parts[0] if len(set(parts)) == 1 else None
+        return _total(parts)
+
     def members(self, fact: Fact, value: Value, dims: Sequence[int]) -> frozenset[Key]:
         """The members of an atom that a value made of leaves has along some axes."""
         touched = [
@@ -188,6 +204,11 @@ class Facts:
                 keys = [k for k in keys if _any_in(spot.indices, self._positions(k))]
             found += keys
         return found
+
+
+def _total(powers: Sequence[int | None]) -> int | None:
+    known = [p for p in powers if p is not None]
+    return sum(known) if len(known) == len(powers) else None
 
 
 def _any_in(indices: range | tuple[int, ...], positions: np.ndarray) -> bool:

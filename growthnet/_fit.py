@@ -12,12 +12,13 @@ from ._aux import Aux, split_result
 from ._buckets import Buckets
 from ._data import ArrayData, BatchStream, is_arrays
 from ._evidence import check_needs, given_in_fit
+from ._first_room import first_buckets
 from ._grower import Grower
 from ._growing import compact_edit, GrowerState, Growing
 from ._history import History, JsonLog
 from ._look import Look
 from ._loop import Loop
-from ._policy import AbstractPolicy
+from ._policy import AbstractPolicy, never_decides
 from ._tick import Ticker
 from ._trace import trace
 
@@ -102,7 +103,8 @@ def fit(
     - `anatomy`: from `trace`, if you have it.
     - `widths`: pattern(s) of the widths that may change.
     - `batch_size`: for arrays; all examples at once by default.
-    - `buckets`, `capacity`: how much room widths get; see `Grower`.
+    - `buckets`, `capacity`: how much room widths get; see `Grower`. By default small
+        networks start with as much as costs less than compiling for more of it later.
     - `chunk`: how many ticks (of `policy.every` steps) the program runs before it
         returns to Python, which records them; by default as many as take about a tenth
         of a second. The result doesn't depend on it.
@@ -131,6 +133,9 @@ def fit(
     grower.look = Look(loss, stream.example)
     if anatomy is None:
         anatomy = read(net, stream.example, loss, predict, key)
+    if buckets is None and not never_decides(policy):
+        managed = grower.managed(anatomy)
+        grower.buckets = first_buckets(managed, net, loss, stream.example, steps, key)
     growing, state = grower.init(net, anatomy, key=key)
     ticker = Ticker(grower, loss, predict)
     loop = Loop(ticker, stream, valid, steps, chunk, max_traces, callback)

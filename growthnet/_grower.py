@@ -19,6 +19,7 @@ from ._anatomy import Anatomy
 from ._aux import own_leaves
 from ._buckets import Buckets
 from ._evidence import check_needs, Evidence
+from ._first_state import initial_state
 from ._gates import entry_masks
 from ._growing import (
     as_arrays,
@@ -26,6 +27,7 @@ from ._growing import (
     GrowerState,
     Growing,
     inexact,
+    on_device,
     replaced,
     stopped,
     strong,
@@ -115,7 +117,7 @@ class Grower:
             leaves at several places, and widths that a factory sets together.
         """
         anatomy.check(net, "the network", whole=True, numbers=True)
-        managed = self._managed(anatomy)
+        managed = self.managed(anatomy)
         _check_apart(net, managed)
         trainable, memory = as_arrays(self.policy.init(managed, key=jr.fold_in(key, 0)))
         # In numpy, so that it works inside a program.
@@ -124,23 +126,24 @@ class Grower:
         edit = room_edit(small, self._first_capacities(managed))
         growing, memory = edited(small, memory, edit)
         state = GrowerState(
-            self.optimizer.init(self.trainable.of(growing.net)),
+            initial_state(self.optimizer, self.trainable.of(growing.net)),
             self._policy_optimizer(growing.trainable),
             memory,
             key,
-            jnp.zeros((), jnp.int32),
-            waiting=jnp.zeros((), bool),
-            roomy=jnp.zeros((), bool),
-            held=jnp.zeros((), bool),
+            on_device(np.int32(0)),
+            waiting=on_device(False),
+            roomy=on_device(False),
+            held=on_device(False),
             decision=Decision(),
         )
         return strong((growing, undecided(self, growing, state)))
 
     def _policy_optimizer(self, trainable: Any) -> Any:
         own = self.policy.optimizer
-        return None if own is None else own.init(inexact(trainable))
+        return None if own is None else initial_state(own, inexact(trainable))
 
-    def _managed(self, anatomy: Anatomy) -> Anatomy:
+    def managed(self, anatomy: Anatomy) -> Anatomy:
+        """The anatomy with just the widths that a run may change."""
         matched = anatomy.match(self.widths) if anatomy.widths else ()
         names = [n for n in matched if anatomy.widths[n].gateable != "no"]
         if not names and not never_decides(self.policy):
@@ -265,7 +268,7 @@ class Grower:
                 state.step, growing.open, anatomy=growing.anatomy, **wanted
             )
             growing, state, _ = decide(growing, state, evidence)
-            ready = state.waiting & fits(growing, state)
+            ready = state.waiting & fits(growing.open, state.decision)
             return cond_pair(ready, lambda g, s: apply(self, g, s), growing, state)
 
         due = (state.step % self.policy.every) == 0

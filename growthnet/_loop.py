@@ -8,11 +8,11 @@ from typing import Any
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
+import numpy as np
 
 from ._chunk import run_chunk, Stretch
 from ._data import ArrayData, Batches, BatchStream
-from ._growing import data_key, GrowerState, Growing, replaced
+from ._growing import data_key, GrowerState, Growing, on_device, replaced
 from ._history import GrowthEvent, History, JsonLog
 from ._reports import each, events_of, keep, Report, tick_of
 from ._room import give_back, make_room
@@ -105,7 +105,7 @@ class Loop:
         length = self.length * self.every
         end = min(self.steps, step - step % self.every + length)
         if isinstance(self.stream, ArrayData):
-            first = jnp.asarray(step)
+            first = on_device(np.int32(step))
             return _sampled(self.stream, data_key(state), first, length), end
         return self.stream.window(step, end - step, length), end
 
@@ -113,7 +113,7 @@ class Loop:
         self, growing: Growing, state: GrowerState, batches: Batches, stretch: Stretch
     ) -> tuple[Growing, GrowerState, list[Report]]:
         began, traces = time.perf_counter(), self.ticker.traces
-        stretch = jax.tree.map(jnp.asarray, stretch)
+        stretch = jax.tree.map(on_device, stretch)
         growing, state, reports, ticks = self._program(
             growing, state, batches, self.valid, stretch
         )
@@ -148,7 +148,7 @@ class Loop:
         began, traces = time.perf_counter(), self.ticker.traces
         waits, step = bool(state.waiting), int(report.step)
         # A decision made on the host waits even where it fits.
-        resized, again = not (waits and fits(growing, state)), False
+        resized, again = not (waits and self._fits(growing, state)), False
         if resized and self._spent():
             state, resized = self._hold(growing, state), False
         if resized and waits:
@@ -167,6 +167,9 @@ class Loop:
         }
         return growing, state, self._events(report, **cost if resized else {})
 
+    def _fits(self, growing: Growing, state: GrowerState) -> bool:
+        return bool(fits(*jax.device_get((growing.open, state.decision))))
+
     def _spent(self) -> bool:
         return self.max_traces is not None and self.ticker.traces >= self.max_traces
 
@@ -179,7 +182,7 @@ class Loop:
             stacklevel=4,
         )
         decision = within(growing, state.decision)
-        off, on = jnp.zeros((), bool), jnp.ones((), bool)
+        off, on = on_device(False), on_device(True)
         return replaced(state, decision=decision, held=on, roomy=off)
 
     # --- records

@@ -3,7 +3,9 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from ._init_values import read_init
 
@@ -15,7 +17,7 @@ def initial_state(optimizer: Any, params: Any) -> Any:
         return optimizer.init(params)
     init = read_init(optimizer, params)
     kinds = [aval.dtype for aval in init.program.closed.out_avals]
-    if any(jax.dtypes.issubdtype(dtype, jax.dtypes.extended) for dtype in kinds):
+    if any(jnp.issubdtype(dtype, jax.dtypes.extended) for dtype in kinds):
         return optimizer.init(params)  # PRNG keys are nothing to numpy.
     values = [init.value(k) for k in range(len(init.shapes))]
     return init.unflatten([jax.device_put(value) for value in values])
@@ -23,6 +25,6 @@ def initial_state(optimizer: Any, params: Any) -> Any:
 
 def _is_plain(leaf: Any) -> bool:
     """Numbers that are known, on one device."""
-    if isinstance(leaf, jax.Array) and not isinstance(leaf, jax.core.Tracer):
+    if isinstance(leaf, jax.Array) and not isinstance(leaf, Tracer):
         return len(leaf.sharding.device_set) == 1
     return isinstance(leaf, np.ndarray)

@@ -73,6 +73,7 @@ class Facts:
                     self.atoms[atom.id].roles[leaf, axis, place] = set()
         self._attribute()
         self._promote_tables()
+        self._promote_vectors()
 
     def _promote_tables(self) -> None:
         """Rows of a table offset or scale what others produced, as an expert's bias
@@ -84,6 +85,19 @@ class Facts:
                 for (leaf, _, _), roles in fact.roles.items():
                     if leaf in tables and roles & {Role.OFFSET, Role.SCALE}:
                         roles.add(Role.PRODUCER)
+
+    def _promote_vectors(self) -> None:
+        """Where units are read and no contraction makes them, a vector does that
+        spreads a number over them: `x * w + b` for a number x."""
+        for fact in self.atoms:
+            read = any(Role.CONSUMER in roles for roles in fact.roles.values())
+            if fact.produced or fact.interface or not read:
+                continue
+            for role in (Role.SCALE, Role.OFFSET):
+                makers = [k for k, roles in fact.roles.items() if role in roles]
+                if makers:
+                    fact.roles[min(makers)] ^= {role, Role.PRODUCER}
+                    break
 
     def _attribute(self) -> None:
         """Hands every event to the atoms of its node."""

@@ -93,7 +93,7 @@ class Weak(Steady):
 
     optimizer: optax.GradientTransformation | None = optax.GradientTransformation(
         lambda params: jnp.zeros(()),
-        lambda grads, state, params=None: (grads, jnp.asarray(1.0)),
+        lambda updates, state, params=None: (updates, jnp.asarray(1.0)),
     )
 
     def init(self, anatomy, *, key):

@@ -4,6 +4,11 @@ import importlib as _importlib
 import importlib.metadata as _metadata
 
 from ._anatomy import Anatomy as Anatomy
+from ._around import (
+    as_policy as as_policy,
+    during as during,
+    within_budget as within_budget,
+)
 from ._aux import Aux as Aux
 from ._buckets import Buckets as Buckets
 from ._capacity import (
@@ -13,6 +18,7 @@ from ._capacity import (
     reserve as reserve,
     Reserved as Reserved,
 )
+from ._chain import chain as chain
 from ._depth import (
     deepen as deepen,
     plan_deepen as plan_deepen,

@@ -1,0 +1,168 @@
+"""Policies of policies: chains, turns, budgets; policies of functions."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import optax
+import pytest
+
+import growthnet as gn
+from growthnet.testing import check_policy
+from growthnet_policies import GradientSizeWeight
+
+from .helpers import lenient
+
+
+X = jr.normal(jr.key(0), (32, 3))
+Y = jnp.sin(X[:, :1])
+
+
+def loss(net, batch, key):
+    del key
+    x, y = batch
+    return jnp.mean((jax.vmap(net)(x) - y) ** 2)
+
+
+def fit(policy, steps=24, width=4, **options):
+    return gn.fit(
+        eqx.nn.MLP(3, 1, width, 2, activation=jnp.tanh, key=jr.key(0)),
+        loss,
+        (X, Y),
+        optimizer=lenient(optax.adam(1e-2)),
+        policy=policy,
+        steps=steps,
+        key=jr.key(1),
+        **options,
+    )
+
+
+def adding(count=1, every=4, **options):
+    def births(evidence, key):
+        return {n: gn.Change(m, count, **options) for n, m in evidence.open.items()}
+
+    return gn.as_policy(births, every=every)
+
+
+def closing(every=4):
+    """The last open unit of every width goes."""
+
+    def last(evidence, key):
+        stays = lambda m: m & (jnp.cumsum(m) < m.sum())
+        return {n: gn.Change(stays(m), 0) for n, m in evidence.open.items()}
+
+    return gn.as_policy(last, every=every)
+
+
+def sizes(run, width="layers[0]"):
+    return [tick.sizes[width] for tick in run.history.ticks]
+
+
+SIZE_WEIGHT = GradientSizeWeight(target=8, rate=0.2, learning_rate=0.3, every=4)
+
+
+def test_a_function_is_a_policy():
+    assert sizes(fit(adding(2))) == [6, 8, 10, 12, 14, 16]
+    with pytest.raises(ValueError, match=r"needs='loss'; give a list of names, \['lo"):
+        gn.as_policy(lambda evidence, key: {}, every=1, needs="loss")
+
+
+def test_beside_one_that_does_nothing_a_policy_does_what_it_does():
+    idle = gn.as_policy(lambda evidence, key: {}, every=4)
+    alone, beside = fit(SIZE_WEIGHT), fit(gn.chain(SIZE_WEIGHT, idle))
+    assert sizes(alone) == sizes(beside) and sizes(alone)[-1] > 4
+    (weight, _), own = beside.growing.trainable, alone.growing.trainable
+    for name in own:
+        np.testing.assert_allclose(weight[name], own[name], rtol=1e-5)
+    # Newborns have other keys, so the networks needn't be the same.
+
+
+def test_births_add_up_and_what_stays_is_what_all_keep():
+    assert sizes(fit(gn.chain(adding(2), adding(1)))) == [7, 10, 13, 16, 19, 22]
+    assert sizes(fit(gn.chain(adding(1), closing()))) == [4] * 6
+    assert sizes(fit(gn.chain(adding(3), closing()))) == [6, 8, 10, 12, 14, 16]
+
+
+def test_everyone_decides_in_its_turn():
+    both = gn.chain(adding(5, every=8), closing(every=4))
+    assert both.every == 4
+    assert sizes(fit(both)) == [3, 7, 6, 10, 9, 13]
+
+
+def test_gates_multiply_and_penalties_add_up():
+    net = eqx.nn.MLP(3, 1, 4, 2, key=jr.key(0))
+    anatomy = gn.trace(net, X[0])
+    both = gn.chain(SIZE_WEIGHT, SIZE_WEIGHT)
+    (one, two), _ = both.init(anatomy, key=jr.key(0))
+    one = jax.tree.map(lambda n: n - 0.5, one)
+    total = both.gates((one, two), anatomy, key=None, train=True)
+    for name, gate in total.items():
+        parts = [
+            SIZE_WEIGHT.gates(t, anatomy, key=None, train=True)[name]
+            for t in (one, two)
+        ]
+        np.testing.assert_allclose(gate, parts[0] * parts[1], rtol=1e-6)
+    cost = anatomy.params
+    added = SIZE_WEIGHT.penalty(one, net, cost) + SIZE_WEIGHT.penalty(two, net, cost)
+    np.testing.assert_allclose(both.penalty((one, two), net, cost), added, rtol=1e-6)
+
+
+def test_conflicts_are_refused_with_both_names():
+    values = {"layers[0].bias": jnp.zeros(8)}
+    offer = lambda evidence, key: {
+        "layers[0]": gn.Change(evidence.open["layers[0]"], 1, values=values)
+    }
+    offering = gn.as_policy(offer, every=4)
+    with pytest.raises(ValueError, match="both bring `values` for 'layers.0.'"):
+        fit(gn.chain(offering, offering), capacity={"*": 8})
+    with pytest.raises(ValueError, match="and only one brings `values`"):
+        fit(gn.chain(offering, adding(1)), capacity={"*": 8})
+    with pytest.raises(ValueError, match="as 'drawn' and 'zero_out'"):
+        fit(gn.chain(SIZE_WEIGHT, adding(1)))
+    for wrong in ([SIZE_WEIGHT], [SIZE_WEIGHT, "prune"]):
+        with pytest.raises(ValueError, match="give it two policies or more"):
+            gn.chain(*wrong)
+
+
+def test_cycles_of_growing_and_pruning():
+    cycle = gn.chain(
+        gn.during(adding(2), 0, 12, period=16),
+        gn.during(closing(), 12, 16, period=16),
+    )
+    # Steps 4 and 8 grow, 12 prunes, 16 is the first of the next period.
+    assert sizes(fit(cycle, steps=32)) == [6, 8, 7, 9, 11, 13, 12, 14]
+
+
+def test_a_part_of_the_run():
+    assert sizes(fit(gn.during(adding(1), 8, 17))) == [4, 5, 6, 7, 7, 7]
+    assert sizes(fit(gn.during(adding(1), 12))) == [4, 4, 5, 6, 7, 8]
+    for wrong in ((8, 8), (8, 4), (0, 20, 16), (-1, 4)):
+        start, stop, *period = wrong
+        with pytest.raises(ValueError, match=r"during\("):
+            gn.during(adding(1), start, stop, period=period[0] if period else None)
+
+
+def test_births_end_at_a_budget():
+    run = fit(gn.within_budget(adding(3), units=21))
+    assert run.sizes == {"layers[0]": 10, "layers[1]": 10}
+    run = fit(gn.within_budget(adding(3), params=100))
+    assert run.anatomy.params() <= 100
+    larger = {name: size + 1 for name, size in run.sizes.items()}
+    assert run.anatomy.params(larger) > 100
+    # Closings make room again, and go on where there is none.
+    run = fit(gn.within_budget(gn.chain(adding(3), closing()), units=12))
+    assert sizes(run) == [6] * 6
+    with pytest.raises(ValueError, match="give params= or units="):
+        gn.within_budget(adding(1))
+
+
+@pytest.mark.slow
+def test_compositions_keep_the_rules():
+    for policy in (
+        gn.chain(SIZE_WEIGHT, closing()),
+        gn.during(SIZE_WEIGHT, 4),
+        gn.within_budget(SIZE_WEIGHT, units=12),
+        adding(1),
+    ):
+        check_policy(policy)

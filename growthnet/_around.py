@@ -209,7 +209,5 @@ def as_policy(
         ```
     """
     if isinstance(needs, str):
-        raise ValueError(
-            f"needs={needs!r}; give several names, as in needs=[{needs!r}]"
-        )
+        raise ValueError(f"needs={needs!r}; give several names, as in [{needs!r}]")
     return _Function(function, every, frozenset(needs), on_host)

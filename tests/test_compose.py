@@ -64,7 +64,7 @@ SIZE_WEIGHT = GradientSizeWeight(target=8, rate=0.2, learning_rate=0.3, every=4)
 
 def test_a_function_is_a_policy():
     assert sizes(fit(adding(2))) == [6, 8, 10, 12, 14, 16]
-    with pytest.raises(ValueError, match=r"needs='loss'; give a list of names, \['lo"):
+    with pytest.raises(ValueError, match="needs='loss'; give several names"):
         gn.as_policy(lambda evidence, key: {}, every=1, needs="loss")
 
 
@@ -120,9 +120,8 @@ def test_conflicts_are_refused_with_both_names():
         fit(gn.chain(offering, adding(1)), capacity={"*": 8})
     with pytest.raises(ValueError, match="as 'drawn' and 'zero_out'"):
         fit(gn.chain(SIZE_WEIGHT, adding(1)))
-    for wrong in ([SIZE_WEIGHT], [SIZE_WEIGHT, "prune"]):
-        with pytest.raises(ValueError, match="give it two policies or more"):
-            gn.chain(*wrong)
+    with pytest.raises(ValueError, match=r"chain\(_Function\); give it two policies"):
+        gn.chain(adding(1))
 
 
 def test_cycles_of_growing_and_pruning():

@@ -105,7 +105,10 @@ def during(
             "period; start < stop <= period"
         )
     stop = jnp.iinfo(jnp.int32).max if last is None else last
-    return _During(policy, start, stop, period)
+    # The fields of a policy are properties here.
+    return _During(  # pyright: ignore[reportCallIssue]
+        policy=policy, start=start, stop=stop, period=period
+    )
 
 
 class _Within(_Around):
@@ -167,7 +170,9 @@ def within_budget(
     """
     if params is None and units is None:
         raise ValueError("within_budget without a budget; give params= or units=")
-    return _Within(policy, params, units)
+    return _Within(  # pyright: ignore[reportCallIssue]
+        policy=policy, params=params, units=units
+    )
 
 
 # --- a function
@@ -210,4 +215,6 @@ def as_policy(
     """
     if isinstance(needs, str):
         raise ValueError(f"needs={needs!r}; give several names, as in [{needs!r}]")
-    return _Function(function, every, frozenset(needs), on_host)
+    return _Function(
+        function=function, every=every, needs=frozenset(needs), on_host=on_host
+    )

@@ -97,12 +97,12 @@ def chain(*policies: AbstractPolicy) -> AbstractPolicy:
         told = ", ".join(type(policy).__name__ for policy in policies) or "nothing"
         raise ValueError(f"chain({told}); give it two policies or more")
     return _Chain(
-        policies,
-        math.gcd(*(policy.every for policy in policies)),
-        frozenset().union(*(policy.needs for policy in policies)),
-        _side_by_side([policy.optimizer for policy in policies]),
-        any(policy.on_host for policy in policies),
-        all(policy.preserves for policy in policies),
+        policies=policies,
+        every=math.gcd(*(policy.every for policy in policies)),
+        needs=frozenset().union(*(policy.needs for policy in policies)),
+        optimizer=_side_by_side([policy.optimizer for policy in policies]),
+        on_host=any(policy.on_host for policy in policies),
+        preserves=all(policy.preserves for policy in policies),
     )
 
 

@@ -58,7 +58,7 @@ def change_openings(
     after: Openings,
     words: Any,
     drawn: frozenset[str] = frozenset(),
-    values: Mapping[str, Any] | None = None,
+    values: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> tuple[Any, dict[str, Any]]:
     """Writes newborn and closed units; pure, for use inside programs.
 
@@ -68,18 +68,22 @@ def change_openings(
         which are open afterwards. A slot that closes may be taken by a newborn.
     - `words`: two words of a key (`key_words`) that seed the newborns.
     - `drawn`: widths whose newborns' covers are random too (behind a gate at 0).
-    - `values`: newborn values by leaf path (shape of the leaf) instead of draws.
+    - `values`: by width name and leaf path, newborn values (shape of the leaf) instead
+        of draws. Where newborns of two widths meet, what reads units decides: silence
+        comes before values, values for what is read before values for what is made, and
+        these before draws.
 
     **Returns:** the network, and per leaf path which entries changed hands (newborn or
     closed): their optimizer entries are to be reset.
     """
     arrays = array_leaves(net)
-    new = dict(arrays)
-    silent: dict[str, list[Any]] = {}
+    given = values or {}
     changed: dict[str, Any] = {}
-    noise = uniforms(words, _drawn_leaves(anatomy, after, arrays, values or {}), jnp)
+    # What is written later counts where newborns meet.
+    draws, made, read, silent = [], [], [], []
+    noise = uniforms(words, _drawn_leaves(anatomy, after, arrays, given), jnp)
     for name, open_after in after.items():
-        width = anatomy.widths[name]
+        width, own = anatomy.widths[name], given.get(name) or {}
         born = open_after & ~kept[name]
         differs = born | (before[name] & ~kept[name])
         for i, member in enumerate(width.members):
@@ -89,17 +93,17 @@ def change_openings(
             where = marked_entries(anatomy, member, born)
             moved = marked_entries(anatomy, member, differs)
             changed[path] = changed.get(path, jnp.zeros((), bool)) | moved
-            if values is not None and path in values:
-                draw = values[path]
+            if path in own:
+                later = read if i in width.cover else made
+                later.append((path, where, own[path]))
             elif i in width.cover and name not in drawn:
-                silent.setdefault(path, []).append(where)
-                continue
+                silent.append((path, where, jnp.zeros(())))
             else:
                 draw = _draw(noise, anatomy, width, member, after)
-            new[path] = jnp.where(where, draw.astype(new[path].dtype), new[path])
-    for path, masks in silent.items():
-        for where in masks:
-            new[path] = jnp.where(where, jnp.zeros((), new[path].dtype), new[path])
+                draws.append((path, where, draw))
+    new = dict(arrays)
+    for path, where, value in (*draws, *made, *read, *silent):
+        new[path] = jnp.where(where, value.astype(new[path].dtype), new[path])
     return map_arrays(net, _filled(new, anatomy, after)), changed
 
 
@@ -111,9 +115,11 @@ def _drawn_leaves(
         m.leaf: anatomy.leaves[m.leaf]
         for name in after
         for m in anatomy.widths[name].members
-        if drawn_scale(anatomy, anatomy.widths[name], m) is not None
+        if m.path in arrays
+        and m.path not in (values.get(name) or {})
+        and drawn_scale(anatomy, anatomy.widths[name], m) is not None
     }
-    return [x for x in drawn.values() if x.path in arrays and x.path not in values]
+    return list(drawn.values())
 
 
 def marked_entries(anatomy: Anatomy, member: Member, marked: Any) -> Any:

@@ -260,6 +260,9 @@ class Grower:
         there = [name for name, value in given.items() if value is not None]
         check_needs(self.policy, [*there, "network"])
         growing, state = self.update(growing, grads, state)
+        if any(change.rewrite for change in state.decision.widths.values()):
+            # A decision that was to rewrite weights which are no more.
+            state = replaced(state, waiting=jnp.zeros((), bool))
 
         def speak(growing: Growing, state: GrowerState):
             found = {**given, "network": growing.net}

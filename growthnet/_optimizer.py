@@ -323,7 +323,11 @@ def state_links(optimizer: Any, opt_state: Any, params: Any) -> tuple[Link, ...]
 
 
 def reset_entries(
-    optimizer: Any, opt_state: Any, params: Any, masks: Mapping[int, Any]
+    optimizer: Any,
+    opt_state: Any,
+    params: Any,
+    masks: Mapping[int, Any],
+    copies: Mapping[int, Any] | None = None,
 ) -> Any:
     """Puts some entries of an optimizer state back to what `init` gives.
 
@@ -336,6 +340,7 @@ def reset_entries(
         in the state take their values from here.
     - `masks`: by parameter index, where: a boolean array that broadcasts against the
         parameter.
+    - `copies`: the same, for entries of which only copies in the state are to follow.
 
     **Returns:** the state. A factored leaf is reset where everything that it sums over
     is marked; a leaf of unknown layout, as a whole if anything at all is marked.
@@ -345,10 +350,14 @@ def reset_entries(
     init = read_init(optimizer, params)
     leaves = checked_leaves(init.program, init.shapes, opt_state)
     fresh = jax.tree.leaves(optimizer.init(params))
-    full = {i: jnp.broadcast_to(m, init.params.shapes[i]) for i, m in masks.items()}
+    spread = lambda i, mask: jnp.broadcast_to(mask, init.params.shapes[i])
+    full = {i: spread(i, mask) for i, mask in masks.items()}
+    copied = dict(full)
+    for i, mask in (copies or {}).items():
+        copied[i] = spread(i, mask) | full.get(i, False)
     new = []
     for link, old, value in zip(init.links, leaves, fresh, strict=True):
-        mask = _leaf_mask(link, full)
+        mask = _leaf_mask(link, copied if link.kind == "copy" else full)
         if mask is not None:
             mask = jnp.broadcast_to(mask, jnp.shape(old))
             old = jnp.where(mask, value.astype(jnp.result_type(old)), old)

@@ -34,13 +34,26 @@ class Change(eqx.Module):
     - `add`: how many units are born, an integer (array); below 0 counts as 0.
     - `init`: `"zero_out"` (silent at once) or `"drawn"` (the policy holds their gates
         at 0).
-    - `values`: newborn values by leaf path, each of the leaf's shape; else drawn.
+    - `values`: newborn values by leaf path, each of the leaf's shape; else drawn. They
+        are the newborns' of this width alone. An entry may belong to newborns of two
+        widths, one that the leaf makes and one that it reads: there the values for the
+        one that is read count (0 if it is to be silent and has none).
+    - `rewrite`: what survivors take, by leaf path, each of the leaf's shape. In a leaf
+        with units of this width, entries of units that stay are rewritten; in one
+        without (the bias of what reads the width), all of them. What the optimizer
+        holds about a rewritten entry stays, but for copies of the parameter, which
+        follow it. An array equal to the leaf asks for nothing. Where the changes of
+        several widths rewrite one entry, their moves add up. A change with a rewrite is
+        done as a whole or not at all where capacities are held. In your own loop it is
+        for the weights that it was decided on: call `Grower.resize` after every step,
+        or a decision that waits for room is dropped.
     """
 
     keep: Any
     add: Any
     init: str = eqx.field(static=True, default="zero_out")
     values: dict[str, Any] | None = None
+    rewrite: dict[str, Any] | None = None
 
     def __check_init__(self):
         if self.init not in ("zero_out", "drawn"):

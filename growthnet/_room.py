@@ -9,6 +9,7 @@ import numpy as np
 from ._edit import Edit
 from ._growing import GrowerState, Growing, on_device, replaced, strong
 from ._maps import UnitMap
+from ._paths import array_leaves, map_arrays
 from ._plan import plan
 from ._policy import Decision, moved_units
 from ._turn import no_decision
@@ -73,21 +74,18 @@ def moved(
     opt_state = edit.transfer(
         grower.optimizer, state.opt_state, spec.of(growing.net), spec.of(bigger.net)
     )
-    maps = _maps(growing, edit)
-    waiting = {
-        n: (_moved_mask(c.keep, maps.get(n)), c.add)
-        for n, c in state.decision.widths.items()
-    }
+    maps, waiting = _maps(growing, edit), state.decision.widths
     state = undecided(
         grower, bigger, replaced(state, opt_state=opt_state, memory=memory)
     )
-    decision = Decision(
-        {
-            n: replaced(c, keep=waiting[n][0], add=waiting[n][1])
-            for n, c in state.decision.widths.items()
-        }
-    )
-    return strong((bigger, replaced(state, decision=decision)))
+    widths = {}
+    for n, empty in state.decision.widths.items():
+        change = waiting[n]
+        keep = _moved_mask(change.keep, maps.get(n))
+        rewrite = _moved_rewrite(growing, edit, change.rewrite)
+        # Newborn values are for slots that are no more: those of the empty one.
+        widths[n] = replaced(change, keep=keep, values=empty.values, rewrite=rewrite)
+    return strong((bigger, replaced(state, decision=Decision(widths))))
 
 
 def edited(growing: Growing, memory: Any, edit: Edit) -> tuple[Growing, Any]:
@@ -117,5 +115,19 @@ def _maps(growing: Growing, edit: Edit) -> dict[str, UnitMap]:
 
 def _moved_mask(mask: Any, unit_map: UnitMap | None) -> Any:
     if unit_map is None:
-        return on_device(mask) if isinstance(mask, np.ndarray) else mask
+        return _placed(mask)
     return on_device(unit_map.apply(np.asarray(mask), 0))
+
+
+def _moved_rewrite(
+    growing: Growing, edit: Edit, rewrite: dict[str, Any] | None
+) -> dict[str, Any] | None:
+    """What survivors will take, moved as they are themselves."""
+    if not rewrite:
+        return rewrite
+    moved = array_leaves(edit(map_arrays(growing.net, rewrite)))
+    return {path: _placed(moved[path]) for path in rewrite}
+
+
+def _placed(array: Any) -> Any:
+    return on_device(array) if isinstance(array, np.ndarray) else array

@@ -13,8 +13,9 @@ from ._draws import key_words
 from ._evidence import Evidence
 from ._growing import GrowerState, Growing, on_device, replaced
 from ._optimizer import reset_entries
-from ._paths import array_leaves
+from ._paths import array_leaves, map_arrays
 from ._policy import Change, Decision, reborn_units
+from ._rewrite import check_rewrite, differ, rewritten
 
 
 if TYPE_CHECKING:
@@ -43,21 +44,44 @@ def decide(
     changes = [
         jnp.any(growing.open[n] & ~c.keep) | (c.add > 0) for n, c in full.widths.items()
     ]
-    waiting = jnp.any(jnp.stack(changes)) if changes else jnp.zeros((), bool)
+    arrays, kept = array_leaves(growing.net), _kept(growing, full)
+    changes.append(differ(arrays, _rewritten(growing, arrays, full, kept)[0]))
+    waiting = jnp.any(jnp.stack(changes))
     growing = replaced(growing, trainable=trainable)
     state = replaced(state, memory=memory, decision=full, waiting=waiting)
     return growing, state, info
 
 
 def within(growing: Growing, decision: Decision, held: Any = True) -> Decision:
-    """The decision, and where capacities are held, no more births than fit."""
-    widths = {}
+    """The decision, and where capacities are held, no more births than fit. A change
+    that rewrites survivors is done as a whole or not at all."""
+    widths, arrays = {}, array_leaves(growing.net)
     for name, change in decision.widths.items():
         kept = jnp.sum(growing.open[name] & change.keep)
         free = (growing.open[name].size - kept).astype(change.add.dtype)
         add = jnp.where(held, jnp.minimum(change.add, free), change.add)
+        if change.rewrite:
+            cut = add < change.add
+            add = jnp.where(cut, 0, add)
+            keep = jnp.where(cut, growing.open[name], change.keep)
+            rewrite = {
+                path: jnp.where(cut, arrays[path], value)
+                for path, value in change.rewrite.items()
+            }
+            change = replaced(change, keep=keep, rewrite=rewrite)
         widths[name] = replaced(change, add=add)
     return Decision(widths)
+
+
+def _kept(growing: Growing, decision: Decision) -> Openings:
+    return {n: growing.open[n] & c.keep for n, c in decision.widths.items()}
+
+
+def _rewritten(
+    growing: Growing, arrays: dict[str, Any], decision: Decision, kept: Openings
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    rewrites = {n: c.rewrite for n, c in decision.widths.items()}
+    return rewritten(growing.anatomy, arrays, rewrites, kept)
 
 
 def _like(what: str, new: Any, old: Any) -> Any:
@@ -97,22 +121,34 @@ def apply(
 ) -> tuple[Growing, GrowerState]:
     """Writes the waiting decision: masked writes, no new shapes.
 
-    Closings come first, so that a birth may take a slot that has just become free.
+    Survivors are rewritten first, where newborns don't overwrite them. Closings come
+    before births, so that a birth may take a slot that has just become free.
     """
-    changes = state.decision.widths
-    kept = {n: growing.open[n] & c.keep for n, c in changes.items()}
+    changes, kept = state.decision.widths, _kept(growing, state.decision)
+    arrays = array_leaves(growing.net)
+    new, written = _rewritten(growing, arrays, state.decision, kept)
     born = {n: newly_open(kept[n], c.add) for n, c in changes.items()}
     after = {n: kept[n] | born[n] for n in changes}
     drawn = frozenset(n for n, c in changes.items() if c.init == "drawn")
-    values = {p: v for c in changes.values() for p, v in (c.values or {}).items()}
+    values = {n: c.values or {} for n, c in changes.items()}
     words = key_words(jr.fold_in(jr.fold_in(state.key, 3), state.step))
     net, changed = change_openings(
-        growing.net, growing.anatomy, growing.open, kept, after, words, drawn, values
+        map_arrays(growing.net, new),
+        growing.anatomy,
+        growing.open,
+        kept,
+        after,
+        words,
+        drawn,
+        values,
     )
     params = grower.trainable.of(net)
-    paths = enumerate(array_leaves(params))
-    masks = {i: changed[path] for i, path in paths if path in changed}
-    opt_state = reset_entries(grower.optimizer, state.opt_state, params, masks)
+    paths = list(array_leaves(params))
+    masks, copies = (
+        {i: marks[path] for i, path in enumerate(paths) if path in marks}
+        for marks in (changed, written)
+    )
+    opt_state = reset_entries(grower.optimizer, state.opt_state, params, masks, copies)
     growing = replaced(
         growing,
         net=net,
@@ -197,7 +233,7 @@ def _complete(growing: Growing, decision: Any) -> Decision:
             f"{name} decided on {unknown[0]!r}; the widths of this run are "
             f"{', '.join(growing.open)}"
         )
-    widths = {}
+    widths, arrays = {}, array_leaves(growing.net)
     for width, mask in growing.open.items():
         change = decision.widths.get(width, Change(mask, 0))
         keep, add = jnp.asarray(change.keep), jnp.asarray(change.add)
@@ -216,7 +252,12 @@ def _complete(growing: Growing, decision: Any) -> Decision:
         nothing = ~jnp.any(mask & keep) & (add == 0)
         kept = jnp.where(nothing, first, mask & keep)
         _check_values(growing, name, width, change)
-        widths[width] = Change(kept, add, change.init, change.values)
+        check_rewrite(arrays, name, width, change.rewrite)
+        rewrite = change.rewrite and {
+            path: jnp.asarray(value).astype(arrays[path].dtype)
+            for path, value in change.rewrite.items()
+        }
+        widths[width] = Change(kept, add, change.init, change.values, rewrite)
     return Decision(widths)
 
 

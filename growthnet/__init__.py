@@ -48,6 +48,7 @@ from ._rows import append_rows as append_rows, plan_rows as plan_rows
 from ._sites import Site as Site, sites as sites
 from ._statics import register_statics as register_statics
 from ._trace import trace as trace
+from ._unit_rows import unit_rows as unit_rows, with_unit_rows as with_unit_rows
 from ._units import Consumer as Consumer, Producer as Producer, Units as Units
 from ._widths import Width as Width
 

@@ -157,6 +157,10 @@ class Weights:
                 found.update(dict.fromkeys(eqn.outvars, paths))
         return found
 
+    def label(self, path: str, variable: Any) -> Label | None:
+        """Which entries of a leaf a variable holds, where they only moved."""
+        return self._labels[path].get(variable)
+
     def uses(self, path: str) -> Iterator[tuple[Any, int, Label | None]]:
         """The equations in which a leaf meets activations: `(equation, operand, label)`
         with the label of its entries where they only moved on the way."""

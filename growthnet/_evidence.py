@@ -26,6 +26,10 @@ KINDS = {
 }
 
 
+GIVEN_IN_A_LOOP = ("loss", "valid_loss", "network", "gradients")
+"""The kinds that `Grower.step` can give."""
+
+
 class Evidence(eqx.Module):
     """Exactly what a policy declared in `needs`; the rest is `None`.
 

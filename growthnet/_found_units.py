@@ -9,6 +9,7 @@ import jax.extend.core as jexc
 import numpy as np
 
 from ._anatomy import Anatomy
+from ._biases import Bias, find_bias
 from ._contractions import axes_of, Site, site_at, unit_numbers, View, Weights
 from ._flat import Flat
 from ._flows import follow, moved
@@ -32,10 +33,12 @@ class Made:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Read:
-    """A consuming contraction. `rows_at` puts its rows into the samples' order."""
+    """A consuming contraction. `rows_at` puts its rows into the samples' order; `bias`
+    is what is added to its result, if that is a leaf."""
 
     site: Site
     rows_at: np.ndarray | None
+    bias: Bias | None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -69,6 +72,7 @@ class _Width:
     ):
         self.flat, self.anatomy, self.weights = flat, anatomy, weights
         self.makers, self.width = makers, width
+        self.shapes = {leaf.path: leaf.shape for leaf in anatomy.leaves}
 
     def found(self) -> FoundUnits:
         reasons: dict[str, str] = {}
@@ -140,7 +144,8 @@ class _Width:
             order = _order(units, site.view(site.other), labels[site.other])
             if order is None:
                 raise _NotHad(_at("its consumers read it in other orders", site.eqn))
-            read.append(Read(site, _unless_same(np.argsort(order))))
+            bias = find_bias(self.weights, site, self.shapes)
+            read.append(Read(site, _unless_same(np.argsort(order)), bias))
         return units, tuple(read)
 
     def _root(self, variable: Any) -> Any:

@@ -18,7 +18,7 @@ import optax
 from ._anatomy import Anatomy
 from ._aux import own_leaves
 from ._buckets import Buckets
-from ._evidence import check_needs, Evidence
+from ._evidence import check_needs, Evidence, GIVEN_IN_A_LOOP
 from ._first_state import initial_state
 from ._gates import entry_masks
 from ._growing import (
@@ -114,9 +114,12 @@ class Grower:
         **Returns:** `(growing, state)`.
 
         **Raises:** `ValueError` if no width matches, or none of them can be gated; for
-            leaves at several places, and widths that a factory sets together.
+            leaves at several places, and widths that a factory sets together; for a
+            policy that needs what your own loop can't give.
         """
         anatomy.check(net, "the network", whole=True, numbers=True)
+        if self.look is None:
+            check_needs(self.policy, GIVEN_IN_A_LOOP)
         managed = self.managed(anatomy)
         _check_apart(net, managed)
         trainable, memory = as_arrays(self.policy.init(managed, key=jr.fold_in(key, 0)))

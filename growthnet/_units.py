@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ._anatomy import Anatomy
+from ._biases import Bias
 from ._contractions import Site
 from ._flat import flat_inputs, flat_loss, zeros_at
 from ._found_units import find_units, FoundUnits, Made, Read
@@ -84,9 +85,13 @@ class Consumer(Contraction):
     - `cotangents`: d loss / d its outputs, as the units see it: `[samples, entries]`.
         For a dense layer that is `[samples, outputs]`. Times a unit's row of the leaf
         it is the contraction's share of d loss / d unit.
+    - `bias`: the leaf `bias.path` is added to its outputs, and `bias.leaf(row)` is what
+        must be added to the bias where a constant unit with this row falls silent (away
+        from the padding of a convolution). `None` where there is no such leaf.
     """
 
     cotangents: Any
+    bias: Bias | None = eqx.field(static=True)
     entries: Entries = eqx.field(static=True)
 
 
@@ -219,7 +224,7 @@ def _evidence(
     def consumer(r: Read) -> Consumer:
         given = slope(r.site.eqn.outvars[0])
         rows = if_asked("output_cotangents", r.site.pulled, given, r.rows_at)
-        return Consumer(cotangents=rows, entries=entries(r.site))
+        return Consumer(cotangents=rows, bias=r.bias, entries=entries(r.site))
 
     def units(kind: str, of: Callable[[Any], Any]) -> Any:
         if kind in kinds and found.units is not None:
@@ -231,5 +236,5 @@ def _evidence(
         units("activations", value),
         units("unit_cotangents", slope),
         tuple(map(producer, found.made)) if "made" in parts else (),
-        tuple(map(consumer, found.read)) if "read" in parts else (),
+        tuple(map(consumer, found.read)) if parts & {"read", "units"} else (),
     )

@@ -1,5 +1,6 @@
 """Growth policies that come with growthnet, one method per file."""
 
+from ._condensation import Condensation as Condensation
 from ._gradmax import GradMax as GradMax
 from ._nested_size import NestedSize as NestedSize
 from ._pruning import Pruning as Pruning

@@ -4,6 +4,7 @@ from ._condensation import Condensation as Condensation
 from ._gradmax import GradMax as GradMax
 from ._nested_size import NestedSize as NestedSize
 from ._pruning import Pruning as Pruning
+from ._recycling import Recycling as Recycling
 from ._scores import Score as Score, SCORES as SCORES
 from ._size_weight import GradientSizeWeight as GradientSizeWeight
 from ._tiny import Tiny as Tiny

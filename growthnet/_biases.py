@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ._contractions import axes_of, Site, Weights
-from ._flows import follow, moved
+from ._flows import follow, Label, moved
 
 
 class Bias:
@@ -31,19 +31,17 @@ def find_bias(weights: Weights, site: Site, shapes: dict[str, Any]) -> Bias | No
     found = _addend(weights, site)
     if found is None:
         return None
-    path, variable, addend = found
+    path, variable, label = found
     (result,) = site.eqn.outvars
-    jaxpr = weights.flat.jaxpr
-    came = follow(jaxpr, result)[variable]
-    label = np.broadcast_to(weights.label(path, addend), came.shape)
+    came = follow(weights.flat.jaxpr, result)[variable]
     bias = np.full(result.aval.size, -1)
-    bias[came.reshape(-1)] = label.reshape(-1)
+    bias[came.reshape(-1)] = np.broadcast_to(label, came.shape).reshape(-1)
     index = _by_entry(site, bias.reshape(result.aval.shape))
     return None if index is None else Bias(path, shapes[path], index)
 
 
-def _addend(weights: Weights, site: Site) -> tuple[str, Any, Any] | None:
-    """The leaf that is added, what it is added to, and the leaf as it is there."""
+def _addend(weights: Weights, site: Site) -> tuple[str, Any, Label] | None:
+    """The leaf that is added, what it is added to, and which of its entries where."""
     (variable,) = site.eqn.outvars
     jaxpr = weights.flat.jaxpr
     plain = lambda atoms: [v for v in atoms if not isinstance(v, jexc.Literal)]
@@ -59,11 +57,12 @@ def _addend(weights: Weights, site: Site) -> tuple[str, Any, Any] | None:
             if len(paths) != 1:
                 return None
             (path,) = paths
-            alone = len(list(weights.uses(path))) == 1
-            known = weights.label(path, others[0]) is not None
-            return (path, variable, others[0]) if alone and known else None
-        label = moved(eqn, np.zeros(variable.aval.shape, np.int8))
-        if label is None or label[0].size != variable.aval.size:
+            label = weights.label(path, others[0])
+            if label is None or len(list(weights.uses(path))) > 1:
+                return None
+            return path, variable, label
+        same = moved(eqn, np.zeros(variable.aval.shape, np.int8))
+        if same is None or same[0].size != variable.aval.size:
             return None
         (variable,) = eqn.outvars
 

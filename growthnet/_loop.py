@@ -14,6 +14,7 @@ from ._chunk import run_chunk, Stretch
 from ._data import ArrayData, Batches, BatchStream
 from ._growing import data_key, GrowerState, Growing, on_device, replaced
 from ._history import GrowthEvent, History, JsonLog
+from ._policy import Decision
 from ._reports import each, events_of, keep, Report, tick_of
 from ._room import give_back, make_room
 from ._tick import Ticker
@@ -168,7 +169,9 @@ class Loop:
         return growing, state, self._events(report, **cost if resized else {})
 
     def _fits(self, growing: Growing, state: GrowerState) -> bool:
-        return bool(fits(*jax.device_get((growing.open, state.decision))))
+        changes = state.decision.widths.items()
+        small = {n: replaced(c, values=None, rewrite=None) for n, c in changes}
+        return bool(fits(*jax.device_get((growing.open, Decision(small)))))
 
     def _spent(self) -> bool:
         return self.max_traces is not None and self.ticker.traces >= self.max_traces

@@ -190,13 +190,16 @@ class Pruning(gn.AbstractPolicy):
 
     def _seen(self, evidence: gn.Evidence, key: Any) -> dict[str, _Seen]:
         def look(evidence: gn.Evidence) -> dict[str, _Seen]:
-            return {
-                name: _Seen(
-                    self.score.of(evidence, name, key),
-                    moments(evidence, name, self.removal),
-                )
-                for name in evidence.open
-            }
+            found = {}
+            for name, mask in evidence.open.items():
+                score = self.score.of(evidence, name, key)
+                if jnp.shape(score) != mask.shape:
+                    raise ValueError(
+                        f"the score of {name!r} has shape {jnp.shape(score)}; "
+                        f"one number per slot is {mask.shape}"
+                    )
+                found[name] = _Seen(score, moments(evidence, name, self.removal))
+            return found
 
         if self.batches == 1:
             return look(evidence)

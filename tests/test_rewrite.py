@@ -14,7 +14,9 @@ import pytest
 from hypothesis import given
 
 import growthnet as gn
+from growthnet._capacity import change_openings
 from growthnet._paths import array_leaves
+from growthnet._rewrite import rewritten
 from growthnet._turn import propose
 
 from .helpers import lenient
@@ -189,6 +191,95 @@ def test_where_two_widths_rewrite_an_entry_their_moves_add_up():
     assert np.allclose(net["layers[2].bias"], both["layers[2].bias"], atol=1e-6)
     assert np.allclose(net[path][:4, :4], both[path][:4, :4], atol=1e-6)
     assert (net[path][4:] == 0).all() and (net[path][:, 4:] == 0).all()
+
+
+def test_a_leaf_that_reads_two_widths_is_rewritten_by_each_in_its_own_part():
+    net = {"a": jnp.ones((3, 3)), "b": jnp.ones((2, 3)), "v": jnp.ones((1, 5))}
+    read = lambda n, x: n["v"] @ jnp.tanh(jnp.concatenate([n["a"] @ x, n["b"] @ x]))
+    grower = gn.Grower(Anything(), optax.sgd(0.0), capacity={"a": 3, "b": 2})
+    growing, state = grower.init(net, gn.trace(net, X[0], call=read), key=jr.key(1))
+    whole = jnp.ones(3, bool), jnp.ones(2, bool)
+    changes = {
+        "a": gn.Change(whole[0], 0, rewrite={"v": jnp.full((1, 5), 2.0)}),
+        "b": gn.Change(whole[1], 0, rewrite={"v": jnp.full((1, 5), 3.0)}),
+    }
+    # A program of its own, since mutants are in it.
+    change = eqx.filter_jit(lambda *args: propose(grower, *args))
+    new = change(growing, state, gn.Decision(changes)).net["v"]
+    assert new.tolist() == [[2.0, 2.0, 2.0, 3.0, 3.0]]
+
+
+def merged_values(*args):
+    *rest, values = args
+    together = {p: v for own in values.values() for p, v in own.items()}
+    return change_openings(*rest, {name: together for name in values})
+
+
+def last_one_counts(anatomy, arrays, rewrites, kept):
+    new, written = {}, {}
+    for name, values in rewrites.items():
+        found = rewritten(anatomy, arrays, {name: values}, kept)
+        new, written = {**new, **found[0]}, {**written, **found[1]}
+    return new, written
+
+
+def widths_alone(anatomy, arrays, rewrites, kept):
+    own = {name: {m.path for m in anatomy.widths[name].members} for name in rewrites}
+    few = {
+        name: {p: v for p, v in (values or {}).items() if p in own[name]}
+        for name, values in rewrites.items()
+    }
+    return rewritten(anatomy, arrays, few, kept)
+
+
+def all_of_the_leaf(anatomy, name, path, kept):
+    del anatomy, name, path, kept
+    return jnp.ones((), bool)
+
+
+ALL = {w: MEMBERS[FIRST] for w in WIDTHS}
+BOTH = dict.fromkeys(WIDTHS, "zero_out")
+MUTANTS: dict[str, Any] = {
+    "values of all widths together": (
+        "growthnet._turn.change_openings",
+        merged_values,
+        lambda: inner(test_each_width_gives_its_own_newborns_their_values)(
+            ALL, BOTH, 0
+        ),
+    ),
+    "the last width counts": (
+        "growthnet._turn.rewritten",
+        last_one_counts,
+        test_where_two_widths_rewrite_an_entry_their_moves_add_up,
+    ),
+    "biases of consumers stay": (
+        "growthnet._turn.rewritten",
+        widths_alone,
+        lambda: inner(test_survivors_take_what_is_given_and_nobody_else)(
+            ("layers[1].bias",), [True] * 4, 0, 0
+        ),
+    ),
+    "all of the leaf": (
+        "growthnet._rewrite._of_survivors",
+        all_of_the_leaf,
+        test_a_leaf_that_reads_two_widths_is_rewritten_by_each_in_its_own_part,
+    ),
+}
+
+
+def inner(test):
+    return test.hypothesis.inner_test
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_broken_writes_are_noticed(name, monkeypatch):
+    where, mutant, law = MUTANTS[name]
+    law()
+    monkeypatch.setattr(where, mutant)
+    again = eqx.filter_jit(lambda d: propose(GROWER, GROWING, STATE, d))
+    monkeypatch.setitem(globals(), "proposed", again)
+    with pytest.raises(AssertionError, match="assert"):
+        law()
 
 
 class Compensate(gn.AbstractPolicy):

@@ -1,6 +1,8 @@
 """Scores of units against numpy, on networks with closed slots; what a tree holds for
 each unit; which bias is added to what reads a width."""
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -166,3 +168,59 @@ def test_rows_of_something_else_are_refused():
     rows = gn.unit_rows(twice, "[0]", recurrent)
     with pytest.raises(ValueError, match=r"'\[1\]' is there twice"):
         gn.with_unit_rows(twice, "[0]", recurrent, rows)
+
+
+# --- which bias takes what
+
+
+class Layers(eqx.Module):
+    """A hidden layer, what reads it, and what happens to that."""
+
+    parts: dict
+    after: Any = eqx.field(static=True)
+
+    def __call__(self, x):
+        return self.after(self.parts, jnp.tanh(self.parts["w"] @ x))
+
+
+def bias_of(after, shape=(2,), reader=(2, 4)):
+    sizes = {"w": (4, 3), "v": reader, "b": shape}
+    parts = {k: jr.normal(jr.key(i), s) for i, (k, s) in enumerate(sizes.items())}
+    net = Layers(parts, after)
+    total = lambda net, batch, key: jnp.mean(jax.vmap(net)(batch[0]) ** 2)
+
+    def use(evidence):
+        (consumer,) = evidence.units["parts.w"].consumers
+        row = jnp.arange(1.0, 1 + consumer.entries.index.shape[1])
+        bias = consumer.bias
+        return (None, None) if bias is None else (bias.path, bias.leaf(row))
+
+    batch = (jr.normal(jr.key(9), (5, 3)),)
+    given = {"parts.w": 4}
+    return evidence_of(net, total, batch, {"activations"}, given, use)
+
+
+def test_a_bias_takes_what_its_outputs_would_have_got():
+    path, array = bias_of(lambda n, h: n["v"] @ h + n["b"])
+    assert path == "parts.b" and array.tolist() == [1.0, 2.0]
+    turned = lambda n, h: n["b"] + jnp.transpose(jnp.outer(n["v"] @ h, jnp.ones(1)))
+    assert bias_of(turned, (1, 2))[0] is None, "an outer product isn't a move"
+    turned = lambda n, h: n["b"] + (n["v"] @ h).reshape(3, 2).T
+    path, array = bias_of(turned, (2, 3), (6, 4))
+    assert array.tolist() == [[1.0, 3.0, 5.0], [2.0, 4.0, 6.0]]
+    path, array = bias_of(lambda n, h: n["v"] @ h + n["b"], (1,))
+    assert array.tolist() == [3.0], "one number for both outputs gets both shares"
+
+
+NOT_A_BIAS = {
+    "nothing is added": lambda n, h: n["v"] @ h * n["b"],
+    "it is used twice": lambda n, h: n["v"] @ h + n["b"] + jnp.tanh(n["b"]),
+    "it is scaled": lambda n, h: n["v"] @ h + 2 * n["b"],
+    "outputs go elsewhere too": lambda n, h: (lambda o: (o + n["b"]) * o)(n["v"] @ h),
+    "a function comes first": lambda n, h: jnp.tanh(n["v"] @ h) + n["b"],
+}
+
+
+@pytest.mark.parametrize("why", NOT_A_BIAS)
+def test_what_is_not_simply_added_is_no_bias(why):
+    assert bias_of(NOT_A_BIAS[why]) == (None, None)

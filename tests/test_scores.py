@@ -183,7 +183,7 @@ class Layers(eqx.Module):
         return self.after(self.parts, jnp.tanh(self.parts["w"] @ x))
 
 
-def bias_of(after, shape=(2,), reader=(2, 4)):
+def bias_of(after, shape=(2,), reader=(2, 4)) -> Any:
     sizes = {"w": (4, 3), "v": reader, "b": shape}
     parts = {k: jr.normal(jr.key(i), s) for i, (k, s) in enumerate(sizes.items())}
     net = Layers(parts, after)

@@ -147,20 +147,25 @@ class Loop:
         for new shapes is compiled here, by a tick of no steps, where its cost belongs.
         """
         began, traces = time.perf_counter(), self.ticker.traces
-        waits, step = bool(state.waiting), int(report.step)
-        # A decision made on the host waits even where it fits.
-        resized, again = not (waits and self._fits(growing, state)), False
-        if resized and self._spent():
-            state, resized = self._hold(growing, state), False
-        if resized and waits:
-            growing, state, again = make_room(self.grower, growing, state)
-        elif resized:
+        step, resized, again = int(report.step), False, False
+        pending = Stretch(step, step, True)
+        if waits := bool(state.waiting):
+            # A decision made on the host waits even where it fits.
+            resized = not self._fits(growing, state)
+            if resized and self._spent():
+                state, resized = self._hold(growing, state), False
+            if resized:
+                growing, state, again = make_room(self.grower, growing, state)
+        if waits and not again:
+            growing, state, reports = self._call(growing, state, batches, pending)
+            report = reports[-1]
+        # It may have closed so much that there is room to give back.
+        if state.roomy and self._spent():
+            state = self._hold(growing, state)
+        elif state.roomy:
             growing, state = give_back(self.grower, growing, state)
-        if not again:
-            growing, state, reports = self._call(
-                growing, state, batches, Stretch(step, step, True)
-            )
-            report = reports[-1] if waits else report
+            growing, state, _ = self._call(growing, state, batches, pending)
+            resized = True
         cost = {
             "kind": "resized",
             "seconds": time.perf_counter() - began,

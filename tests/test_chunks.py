@@ -24,8 +24,8 @@ def loss(net, batch, key):
     return jnp.mean((jax.vmap(net)(noisy) - y) ** 2)
 
 
-def fit(policy, width=3, **options):
-    net = eqx.nn.MLP(3, 1, width, 1, activation=jnp.tanh, key=jr.key(0))
+def fit(policy, width=3, depth=1, **options):
+    net = eqx.nn.MLP(3, 1, width, depth, activation=jnp.tanh, key=jr.key(0))
     given = {"data": (X, Y), "steps": 83, "batch_size": 16, "buckets": gn.Buckets()}
     given |= options
     return gn.fit(
@@ -104,6 +104,40 @@ def test_a_policy_on_the_host_gives_the_same_run():
     assert [e[:3] for e in records(traced)[1]] == [e[:3] for e in records(host)[1]]
     assert [e[3] for e in records(traced)[1]] == [e[3] for e in records(host)[1]]
     assert eqx.tree_equal(traced.net, host.net)
+
+
+class Exchange(Pulse):
+    """The first width grows beyond its room while the second falls far below."""
+
+    def step(self, trainable, memory, evidence, *, key):
+        del key
+        first, second = (jnp.asarray(mask) for mask in evidence.open.values())
+        now = evidence.step == 10
+        change = gn.Change(first, jnp.where(now, 9, 0))
+        keep = second & (~now | (jnp.cumsum(second) <= 2))
+        widths = dict(zip(evidence.open, (change, gn.Change(keep, 0)), strict=True))
+        return gn.Decision(widths), trainable, memory, {}
+
+
+class HostExchange(Exchange):
+    on_host = True
+
+
+@pytest.mark.parametrize("ratio", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_room_is_made_and_given_back_at_one_step(ratio):
+    buckets = gn.Buckets(ratio=ratio)
+    runs = [
+        fit(policy(), width=8, depth=2, steps=20, buckets=buckets)
+        for policy in (Exchange, HostExchange)
+    ]
+    for run in runs:
+        events = [(e.step, e.old, e.new, e.kind) for e in run.history.events]
+        assert events == [(10, 8, 17, "resized"), (10, 8, 2, "resized")]
+        assert [len(mask) for mask in run.growing.open.values()] == (
+            [17, 2] if ratio == 1 else [32, 4]
+        )
+    assert records(runs[0])[0] == records(runs[1])[0]
+    assert eqx.tree_equal(*(run.net for run in runs))
 
 
 def test_a_program_is_called_seldom():

@@ -204,13 +204,14 @@ def test_a_leaf_that_reads_two_widths_is_rewritten_by_each_in_its_own_part():
         "b": gn.Change(whole[1], 0, rewrite={"v": jnp.full((1, 5), 3.0)}),
     }
     # A program of its own, since mutants are in it.
-    change = eqx.filter_jit(lambda *args: propose(grower, *args))
+    change = eqx.filter_jit(lambda g, s, d: propose(grower, g, s, d))
     new = change(growing, state, gn.Decision(changes)).net["v"]
     assert new.tolist() == [[2.0, 2.0, 2.0, 3.0, 3.0]]
 
 
-def merged_values(*args):
-    *rest, values = args
+def merged_values(*args: Any):
+    rest: Any = args[:-1]
+    values = args[-1]
     together = {p: v for own in values.values() for p, v in own.items()}
     return change_openings(*rest, {name: together for name in values})
 

@@ -1,6 +1,12 @@
 """Growth policies that come with growthnet, one method per file."""
 
+from ._explainable import (
+    EXPLAINABLE as EXPLAINABLE,
+    explainable as explainable,
+    Explained as Explained,
+)
 from ._gradmax import GradMax as GradMax
 from ._nested_size import NestedSize as NestedSize
+from ._residual_fitting import ResidualFitting as ResidualFitting
 from ._size_weight import GradientSizeWeight as GradientSizeWeight
 from ._tiny import Tiny as Tiny

@@ -1,0 +1,220 @@
+"""Residual fitting: grow only if the residuals hold error that new units explain.
+
+Every so often a small probe g is trained on what the network f gets wrong. If on other
+data it explains more than probes of shuffled residuals do, `consecutive` times running,
+it becomes part of the network, which then is f + alpha g: the probe is a few units of a
+width, and alpha is in what reads them. The source's two conditions come first, on data
+of their own: the error is still high, and the last growth paid.
+
+    training data    what f is trained on; probes too
+    valid, even      is a probe worth something? how loud?
+    valid, odd       is the error high? did the last growth pay?
+
+Source: Ford, Winder, McClellan, "Adaptive Neural Networks Using Residual Fitting",
+arXiv 2301.05744. The two conditions are theirs; the test is `explainable`'s.
+"""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+import growthnet as gn
+
+from ._arguments import at_least
+from ._explainable import examples, EXPLAINABLE, explainable, Explained
+
+
+class ResidualFitting(gn.AbstractPolicy):
+    """Merges a trained probe into the network where residuals hold explainable error.
+
+    **Arguments:**
+
+    - `units`: how many units a probe has; all of one width, the one where it helps
+        most.
+    - `every`: training steps between looks. The network should have had time to learn
+        by itself: a probe can't tell what isn't explained yet from what can't be.
+    - `until`: no width gets more units than this; `None` for no limit.
+    - `floor`: an error (loss on the stopping data) up to this is low enough.
+    - `paid`: by which part the error must have fallen since the last growth before
+        there is another.
+    - `level`, `consecutive`: the test has to succeed at this level, so many times
+        running.
+    - `freeze`: what was there before the last growth rests from then on, as in cascade
+        correlation. By default everything is trained on together.
+    - `batches`: how many of the last batches probes are trained on, at most `every`.
+    - `shuffles`, `steps`, `rate`: of `explainable`.
+
+    Needs `valid=`, with the examples along a common first axis; half of it is for
+    testing probes, half for the two conditions. Where there is no room for the
+    newborns, `fit` makes some and the policy looks again at its next turn.
+
+    **Raises:** `ValueError` for numbers out of range, data that can't be shuffled or
+    parted, and on widths whose contractions can't be had.
+
+    !!! example
+
+        ```python
+        policy = ResidualFitting(units=4, every=500, until=64)
+        run = gn.fit(mlp, loss, (x, y), valid=(x2, y2), optimizer=optax.adam(1e-3),
+                     policy=policy, steps=20_000, key=jax.random.key(0))
+        print(run.state.memory["p"], run.state.memory["drop"])  # of the last look
+        ```
+    """
+
+    floor: Any
+    paid: Any
+    level: Any
+    rate: Any
+    units: int = eqx.field(static=True)
+    every: int = eqx.field(static=True)
+    until: int | None = eqx.field(static=True)
+    consecutive: int = eqx.field(static=True)
+    freeze: bool = eqx.field(static=True)
+    batches: int = eqx.field(static=True)
+    shuffles: int = eqx.field(static=True)
+    steps: int = eqx.field(static=True)
+    needs: frozenset[str] = eqx.field(static=True)
+    optimizer: None = None
+
+    def __init__(
+        self,
+        units: int = 4,
+        *,
+        every: int = 500,
+        until: int | None = None,
+        floor: Any = 0.0,
+        paid: Any = 0.01,
+        level: Any = 0.05,
+        consecutive: int = 2,
+        freeze: bool = False,
+        batches: int = 1,
+        shuffles: int = 19,
+        steps: int = 50,
+        rate: Any = 0.05,
+    ):
+        for name, value, least in (
+            ("units", units, 1),
+            ("every", every, 1),
+            ("consecutive", consecutive, 1),
+            ("batches", batches, 1),
+            ("shuffles", shuffles, 1),
+            ("steps", steps, 1),
+        ):
+            at_least(name, value, least)
+        if isinstance(level, float) and not 1 / (1 + shuffles) <= level < 1:
+            raise ValueError(
+                f"level={level}; with {shuffles} shuffles it is from "
+                f"{1 / (1 + shuffles):.3g} (none is as good) to 1"
+            )
+        self.units, self.every, self.until = units, every, until
+        self.floor, self.paid, self.level, self.rate = floor, paid, level, rate
+        self.consecutive, self.freeze, self.batches = consecutive, freeze, batches
+        self.shuffles, self.steps = shuffles, steps
+        self.needs = EXPLAINABLE | {"batches", "valid", "evaluate"}
+
+    def init(self, anatomy: gn.Anatomy, *, key: Any) -> tuple[None, dict[str, Any]]:
+        """What is remembered: `error`, of the stopping data, at the last look and at
+        the last growth; `drop` and `p` of the last test; how many succeeded running;
+        which units are older than the last growth."""
+        del key
+        sizes = {name: width.size for name, width in anatomy.widths.items()}
+        young = {n: gn.PerUnit(jnp.zeros(s, bool), n) for n, s in sizes.items()}
+        return None, {
+            "error": jnp.asarray(jnp.inf),
+            "error_at_growth": jnp.asarray(jnp.inf),
+            "drop": jnp.zeros(()),
+            "p": jnp.ones(()),
+            "running": jnp.zeros((), jnp.int32),
+            "units": jnp.asarray(sum(sizes.values()), jnp.int32),
+            "old": young,
+        }
+
+    def rates(self, memory: Any, anatomy: gn.Anatomy, open: Any) -> dict[str, Any]:
+        if not self.freeze:
+            return {}
+        old = {n: per_unit.array for n, per_unit in memory["old"].items()}
+        grown = (
+            [jnp.any(old[n]) for n in old],
+            [jnp.any(open[n] & ~old[n]) for n in old],
+        )
+        grew = jnp.any(jnp.stack(grown[0])) & jnp.any(jnp.stack(grown[1]))
+        resting = gn.entry_masks(anatomy, old)
+        everywhere = jnp.ones((), bool)
+        return {
+            leaf.path: ~(grew & resting.get(leaf.path, everywhere))
+            for leaf in anatomy.leaves
+        }
+
+    def step(
+        self, trainable: Any, memory: Any, evidence: gn.Evidence, *, key: Any
+    ) -> tuple[gn.Decision, Any, Any, dict[str, Any]]:
+        train = jax.tree.map(
+            lambda a: a.reshape(-1, *a.shape[2:]), evidence.batches(self.batches)
+        )
+        test, stopping = halves(evidence.valid)
+        error = evidence.on(stopping).evaluate(gn.Decision())
+        error = error.astype(memory["error"].dtype)
+        total = sum(jnp.sum(mask, dtype=jnp.int32) for mask in evidence.open.values())
+        grew = total > memory["units"]
+        last = jnp.where(grew, memory["error"], memory["error_at_growth"])
+        due = (error > self.floor) & ~(error > (1 - self.paid) * last)
+
+        def look() -> Explained:
+            found = explainable(
+                evidence, train, test, key=key, units=self.units,
+                shuffles=self.shuffles, steps=self.steps, rate=self.rate,
+            )  # fmt: skip
+            room = {n: self._room(mask) for n, mask in evidence.open.items()}
+            drops = {n: jnp.where(room[n], d, 0) for n, d in found.drops.items()}
+            return Explained(drops, found.probes)
+
+        found = _if(due, look)
+        p = jnp.where(due, found.p, 1).astype(memory["p"].dtype)
+        running = jnp.where(grew, 0, memory["running"])
+        running = jnp.where(p <= self.level + 1e-6, running + 1, 0)
+        grows = running >= self.consecutive
+        best = jnp.argmax(jnp.stack([d[0] for d in found.drops.values()]))
+        changes, old = {}, {}
+        for i, (name, mask) in enumerate(evidence.open.items()):
+            births = jnp.where(grows & (best == i), self.units, 0)
+            changes[name] = evidence.candidates[name].change(found.probes[name], births)
+            marked = jnp.where(grows, mask, memory["old"][name].array)
+            old[name] = gn.PerUnit(marked, name)
+        memory = {
+            "error": error,
+            "error_at_growth": last,
+            "drop": found.drop.astype(memory["drop"].dtype),
+            "p": p,
+            "running": running.astype(jnp.int32),
+            "units": total,
+            "old": old,
+        }
+        info = {"drop": found.drop, "p": p}
+        return gn.Decision(changes), trainable, memory, info
+
+    def _room(self, mask: Any) -> Any:
+        if self.until is None:
+            return jnp.ones((), bool)
+        return jnp.sum(mask) + self.units <= self.until
+
+
+def halves(valid: Any) -> tuple[Any, Any]:
+    """Every other example for testing probes, the others for the two conditions.
+
+    **Raises:** `ValueError` for data that can't be parted.
+    """
+    if examples(valid) < 4:
+        raise ValueError(
+            f"valid= has {examples(valid)} examples; residual fitting parts it in two "
+            "and needs at least 4 (some hundreds are better)"
+        )
+    return jax.tree.map(lambda a: a[::2], valid), jax.tree.map(lambda a: a[1::2], valid)
+
+
+def _if(due: Any, look: Any) -> Explained:
+    """What is found if it is looked for; otherwise nothing."""
+    shapes = jax.eval_shape(look)
+    nothing = lambda: jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+    return jax.lax.cond(due, look, nothing)

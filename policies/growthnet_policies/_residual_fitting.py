@@ -6,9 +6,12 @@ it becomes part of the network, which then is f + alpha g: the probe is a few un
 width, and alpha is in what reads them. The source's two conditions come first, on data
 of their own: the error is still high, and the last growth paid.
 
-    training data    what f is trained on; probes too
-    valid, even      is a probe worth something? how loud?
-    valid, odd       is the error high? did the last growth pay?
+    training data       what f is trained on; probes too
+    valid, first part   is the error high? did the last growth pay?
+    valid, other parts  is a probe worth something? how loud?
+
+Tests that have to succeed running use different parts: on the same one, what succeeded
+by chance succeeds again.
 
 Source: Ford, Winder, McClellan, "Adaptive Neural Networks Using Residual Fitting",
 arXiv 2301.05744. The two conditions are theirs; the test is `explainable`'s.
@@ -46,9 +49,10 @@ class ResidualFitting(gn.AbstractPolicy):
     - `batches`: how many of the last batches probes are trained on, at most `every`.
     - `shuffles`, `steps`, `rate`: of `explainable`.
 
-    Needs `valid=`, with the examples along a common first axis; half of it is for
-    testing probes, half for the two conditions. Where there is no room for the
-    newborns, `fit` makes some and the policy looks again at its next turn.
+    Needs `valid=`, with the examples along a common first axis, in `1 + consecutive`
+    parts. Where residuals are noise, a look is the last of a successful row in
+    `level ** consecutive` of all cases, 1 in 400. Where there is no room for newborns,
+    `fit` makes some and the policy looks again at its next turn.
 
     **Raises:** `ValueError` for numbers out of range, data that can't be shuffled or
     parted, and on widths whose contractions can't be had.
@@ -135,11 +139,9 @@ class ResidualFitting(gn.AbstractPolicy):
         if not self.freeze:
             return {}
         old = {n: per_unit.array for n, per_unit in memory["old"].items()}
-        grown = (
-            [jnp.any(old[n]) for n in old],
-            [jnp.any(open[n] & ~old[n]) for n in old],
-        )
-        grew = jnp.any(jnp.stack(grown[0])) & jnp.any(jnp.stack(grown[1]))
+        some = lambda masks: jnp.any(jnp.stack([jnp.any(mask) for mask in masks]))
+        # Newborns may still be waiting for room: nothing rests before there are some.
+        grew = some(old.values()) & some([open[n] & ~old[n] for n in old])
         resting = gn.entry_masks(anatomy, old)
         everywhere = jnp.ones((), bool)
         return {
@@ -153,7 +155,10 @@ class ResidualFitting(gn.AbstractPolicy):
         train = jax.tree.map(
             lambda a: a.reshape(-1, *a.shape[2:]), evidence.batches(self.batches)
         )
-        test, stopping = halves(evidence.valid)
+        parts = parted(evidence.valid, 1 + self.consecutive)
+        turn = 1 + (evidence.step // self.every) % self.consecutive
+        part = lambda i: jax.tree.map(lambda a: a[i], parts)
+        stopping, test = part(0), part(turn)
         error = evidence.on(stopping).evaluate(gn.Decision())
         error = error.astype(memory["error"].dtype)
         total = sum(jnp.sum(mask, dtype=jnp.int32) for mask in evidence.open.values())
@@ -200,17 +205,26 @@ class ResidualFitting(gn.AbstractPolicy):
         return jnp.sum(mask) + self.units <= self.until
 
 
-def halves(valid: Any) -> tuple[Any, Any]:
-    """Every other example for testing probes, the others for the two conditions.
+def parted(valid: Any, parts: int) -> Any:
+    """Data in `parts` parts of one size along a new first axis: example i is in part
+    `i % parts`, and what is left over in none.
 
     **Raises:** `ValueError` for data that can't be parted.
     """
-    if examples(valid) < 4:
+    count = examples(valid)
+    each = count // parts
+    if each < 2:
         raise ValueError(
-            f"valid= has {examples(valid)} examples; residual fitting parts it in two "
-            "and needs at least 4 (some hundreds are better)"
+            f"valid= has {count} examples; residual fitting parts it in {parts} (one "
+            "for its conditions, one for every test running) and needs at least 2 in "
+            "each (some hundreds are better)"
         )
-    return jax.tree.map(lambda a: a[::2], valid), jax.tree.map(lambda a: a[1::2], valid)
+
+    def part(array: Any) -> Any:
+        kept = array[: each * parts].reshape(each, parts, *array.shape[1:])
+        return jnp.moveaxis(kept, 1, 0)
+
+    return jax.tree.map(part, valid)
 
 
 def _if(due: Any, look: Any) -> Explained:

@@ -229,6 +229,8 @@ def parted(valid: Any, parts: int) -> Any:
 
 def _if(due: Any, look: Any) -> Explained:
     """What is found if it is looked for; otherwise nothing."""
-    shapes = jax.eval_shape(look)
-    nothing = lambda: jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-    return jax.lax.cond(due, look, nothing)
+    once = eqx.filter_closure_convert(look)  # Traced here, for both uses.
+    nothing = lambda: jax.tree.map(
+        lambda s: jnp.zeros(s.shape, s.dtype), once.out_struct
+    )
+    return jax.lax.cond(due, lambda: once(), nothing)

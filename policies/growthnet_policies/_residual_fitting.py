@@ -1,20 +1,23 @@
 """Residual fitting: grow only if the residuals hold error that new units explain.
 
 Every so often a small probe g is trained on what the network f gets wrong. If on other
-data it explains more than probes of shuffled residuals do, `consecutive` times running,
-it becomes part of the network, which then is f + alpha g: the probe is a few units of a
+data it explains more than every probe of shuffled residuals does, twice running, it
+becomes part of the network, which then is f + alpha g: the probe is a few units of a
 width, and alpha is in what reads them. The source's two conditions come first, on data
 of their own: the error is still high, and the last growth paid.
 
-    training data       what f is trained on; probes too
-    valid, first part   is the error high? did the last growth pay?
-    valid, other parts  is a probe worth something? how loud?
+    training data            what f is trained on; probes too
+    valid, first part        is the error high? did the last growth pay?
+    valid, the three others  in turn: is a probe worth something? how loud?
 
-Tests that have to succeed running use different parts: on the same one, what succeeded
-by chance succeeds again.
+Where residuals are noise, a test succeeds in q = 1 / (1 + shuffles) of all cases. What
+succeeds by chance succeeds again on the same data, so tests that follow one another use
+different parts: n running succeed in q^n. In look k, n have to be so many that k q^n <=
+level / 2: two up to the tenth look, three up to the 200th. Added up, no more than
+`level` of such runs ever grow.
 
 Source: Ford, Winder, McClellan, "Adaptive Neural Networks Using Residual Fitting",
-arXiv 2301.05744. The two conditions are theirs; the test is `explainable`'s.
+arXiv 2301.05744. The two conditions are theirs; test and bound are ours.
 """
 
 from typing import Any
@@ -27,6 +30,10 @@ import growthnet as gn
 
 from ._arguments import at_least
 from ._explainable import examples, EXPLAINABLE, explainable, Explained
+
+
+TESTS = 3
+"""Parts of the held-out data for tests that follow one another."""
 
 
 class ResidualFitting(gn.AbstractPolicy):
@@ -42,17 +49,16 @@ class ResidualFitting(gn.AbstractPolicy):
     - `floor`: an error (loss on the stopping data) up to this is low enough.
     - `paid`: by which part the error must have fallen since the last growth before
         there is another.
-    - `level`, `consecutive`: the test has to succeed at this level, so many times
-        running.
+    - `level`: at most this part of the runs on pure noise ever grows (in 200 looks;
+        counted anew after every growth).
     - `freeze`: what was there before the last growth rests from then on, as in cascade
         correlation. By default everything is trained on together.
     - `batches`: how many of the last batches probes are trained on, at most `every`.
     - `shuffles`, `steps`, `rate`: of `explainable`.
 
-    Needs `valid=`, with the examples along a common first axis, in `1 + consecutive`
-    parts. Where residuals are noise, a look is the last of a successful row in
-    `level ** consecutive` of all cases, 1 in 400. Where there is no room for newborns,
-    `fit` makes some and the policy looks again at its next turn.
+    Needs `valid=`, with the examples along a common first axis: four parts are made of
+    it. Where there is no room for newborns, `fit` makes some and the policy looks again
+    at its next turn.
 
     **Raises:** `ValueError` for numbers out of range, data that can't be shuffled or
     parted, and on widths whose contractions can't be had.
@@ -74,7 +80,6 @@ class ResidualFitting(gn.AbstractPolicy):
     units: int = eqx.field(static=True)
     every: int = eqx.field(static=True)
     until: int | None = eqx.field(static=True)
-    consecutive: int = eqx.field(static=True)
     freeze: bool = eqx.field(static=True)
     batches: int = eqx.field(static=True)
     shuffles: int = eqx.field(static=True)
@@ -91,7 +96,6 @@ class ResidualFitting(gn.AbstractPolicy):
         floor: Any = 0.0,
         paid: Any = 0.01,
         level: Any = 0.05,
-        consecutive: int = 2,
         freeze: bool = False,
         batches: int = 1,
         shuffles: int = 19,
@@ -101,27 +105,24 @@ class ResidualFitting(gn.AbstractPolicy):
         for name, value, least in (
             ("units", units, 1),
             ("every", every, 1),
-            ("consecutive", consecutive, 1),
             ("batches", batches, 1),
-            ("shuffles", shuffles, 1),
+            ("shuffles", shuffles, 19),
             ("steps", steps, 1),
         ):
             at_least(name, value, least)
-        if isinstance(level, float) and not 1 / (1 + shuffles) <= level < 1:
-            raise ValueError(
-                f"level={level}; with {shuffles} shuffles it is from "
-                f"{1 / (1 + shuffles):.3g} (none is as good) to 1"
-            )
+        if isinstance(level, int | float) and not 0 < level <= 1:
+            raise ValueError(f"level={level}; it is above 0, and 1 at most")
         self.units, self.every, self.until = units, every, until
         self.floor, self.paid, self.level, self.rate = floor, paid, level, rate
-        self.consecutive, self.freeze, self.batches = consecutive, freeze, batches
+        self.freeze, self.batches = freeze, batches
         self.shuffles, self.steps = shuffles, steps
         self.needs = EXPLAINABLE | {"batches", "valid", "evaluate"}
 
     def init(self, anatomy: gn.Anatomy, *, key: Any) -> tuple[None, dict[str, Any]]:
         """What is remembered: `error`, of the stopping data, at the last look and at
-        the last growth; `drop` and `p` of the last test; how many succeeded running;
-        which units are older than the last growth."""
+        the last growth; `drop` and `p` of the last test; how many `looks` there were
+        since the last growth, and how many succeeded `running`; which units are older
+        than the last growth."""
         del key
         sizes = {name: width.size for name, width in anatomy.widths.items()}
         young = {n: gn.PerUnit(jnp.zeros(s, bool), n) for n, s in sizes.items()}
@@ -130,6 +131,7 @@ class ResidualFitting(gn.AbstractPolicy):
             "error_at_growth": jnp.asarray(jnp.inf),
             "drop": jnp.zeros(()),
             "p": jnp.ones(()),
+            "looks": jnp.zeros((), jnp.int32),
             "running": jnp.zeros((), jnp.int32),
             "units": jnp.asarray(sum(sizes.values()), jnp.int32),
             "old": young,
@@ -155,10 +157,9 @@ class ResidualFitting(gn.AbstractPolicy):
         train = jax.tree.map(
             lambda a: a.reshape(-1, *a.shape[2:]), evidence.batches(self.batches)
         )
-        parts = parted(evidence.valid, 1 + self.consecutive)
-        turn = 1 + (evidence.step // self.every) % self.consecutive
+        parts = parted(evidence.valid, 1 + TESTS)
         part = lambda i: jax.tree.map(lambda a: a[i], parts)
-        stopping, test = part(0), part(turn)
+        stopping, test = part(0), part(1 + memory["looks"] % TESTS)
         error = evidence.on(stopping).evaluate(gn.Decision())
         error = error.astype(memory["error"].dtype)
         total = sum(jnp.sum(mask, dtype=jnp.int32) for mask in evidence.open.values())
@@ -177,9 +178,12 @@ class ResidualFitting(gn.AbstractPolicy):
 
         found = _if(due, look)
         p = jnp.where(due, found.p, 1).astype(memory["p"].dtype)
-        running = jnp.where(grew, 0, memory["running"])
-        running = jnp.where(p <= self.level + 1e-6, running + 1, 0)
-        grows = running >= self.consecutive
+        looks = jnp.where(grew, 0, memory["looks"]) + due.astype(jnp.int32)
+        before = jnp.where(grew, 0, memory["running"])
+        chance = 1 / (1 + self.shuffles)
+        running = jnp.where(p <= chance * 1.001, before + 1, 0)
+        rare = looks.astype(p.dtype) * chance ** running.astype(p.dtype)
+        grows = (running > 0) & (rare <= self.level / 2 * 1.001)
         best = jnp.argmax(jnp.stack([d[0] for d in found.drops.values()]))
         changes, old = {}, {}
         for i, (name, mask) in enumerate(evidence.open.items()):
@@ -192,7 +196,8 @@ class ResidualFitting(gn.AbstractPolicy):
             "error_at_growth": last,
             "drop": found.drop.astype(memory["drop"].dtype),
             "p": p,
-            "running": running.astype(jnp.int32),
+            "looks": looks,
+            "running": running,
             "units": total,
             "old": old,
         }
@@ -216,8 +221,8 @@ def parted(valid: Any, parts: int) -> Any:
     if each < 2:
         raise ValueError(
             f"valid= has {count} examples; residual fitting parts it in {parts} (one "
-            "for its conditions, one for every test running) and needs at least 2 in "
-            "each (some hundreds are better)"
+            "for its conditions, the others for tests) and needs at least 2 in each "
+            "(some hundreds are better)"
         )
 
     def part(array: Any) -> Any:
@@ -229,7 +234,7 @@ def parted(valid: Any, parts: int) -> Any:
 
 def _if(due: Any, look: Any) -> Explained:
     """What is found if it is looked for; otherwise nothing."""
-    once = eqx.filter_closure_convert(look)  # Traced here, for both uses.
+    once: Any = eqx.filter_closure_convert(look)  # Traced here, for both uses.
     nothing = lambda: jax.tree.map(
         lambda s: jnp.zeros(s.shape, s.dtype), once.out_struct
     )

@@ -5,14 +5,16 @@
 Tasks, all new for every seed (data, split, first weights):
 
 - `digits`: scikit-learn's 8 x 8 digits; 800 training, 400 held-out, 597 test examples.
-- `regression`: a teacher of 12 tanh units on 4 inputs, noise of half the signal's size.
+- `regression`: a teacher of 12 tanh units on 4 inputs, noise of 0.3 times the signal's
+    size; 1,024 training, 1,024 held-out, 2,048 test examples.
 - `clone`: a pendulum is swung up by a hand-written expert; its torque is learned from
-    states on its ways (behaviour cloning). The score is the cost of 200 steps with the
-    clone in its place.
+    states on its ways (behaviour cloning; 40, 24 and 16 ways of 64 states). The score
+    is the cost of 200 steps with the clone in its place.
 - `noise`: the same inputs as `regression`, outputs that have nothing to do with them.
 
 Arms, one hidden tanh layer each, Adam, equal steps; the rate is the best of three on
-held-out data of other seeds:
+held-out data of other seeds (`frozen` and `silent` have that of `residual`, `ensemble`
+that of `small`):
 
 - `small`: 4 units. `large`: 48 units.
 - `residual`: from 4 units, `ResidualFitting`. `frozen`: the same with `freeze=True`.
@@ -43,8 +45,8 @@ from growthnet_policies import ResidualFitting
 
 
 START, UNITS, LARGE = 4, 4, 48
-STEPS, EVERY, BATCH = 4_000, 250, 64
-BATCHES, PROBE_STEPS, SHUFFLES, ALPHAS = 8, 50, 19, 12
+STEPS, EVERY, BATCH, BATCHES = 6_000, 500, 64, 8
+MOST = START + UNITS * (STEPS // EVERY // 2)  # Every second look at most.
 RATES = (1e-3, 3e-3, 1e-2)
 
 
@@ -87,12 +89,12 @@ def regression(*, noise_only: bool = False) -> Task:
     def data(key: Any) -> tuple[Any, Any, Any]:
         keys = jr.split(key, 5)
         weights, out = jr.normal(keys[0], (12, 4)), jr.normal(keys[1], (1, 12))
-        x = jr.normal(keys[2], (2_560, 4))
+        x = jr.normal(keys[2], (4_096, 4))
         clean = jnp.tanh(x @ weights.T + jr.normal(keys[3], (12,))) @ out.T
         clean = (clean - jnp.mean(clean)) / jnp.std(clean)
         noise = jr.normal(keys[4], clean.shape)
-        y = noise if noise_only else clean + 0.5 * noise
-        parts = slice(0, 512), slice(512, 1_024), slice(1_024, None)
+        y = noise if noise_only else clean + 0.3 * noise
+        parts = slice(0, 1_024), slice(1_024, 2_048), slice(2_048, None)
         train, valid, test = [(x[rows], y[rows]) for rows in parts]
         return train, valid, (*test, clean[parts[2]])
 
@@ -139,16 +141,16 @@ def ways(control: Callable[[Any], Any], key: Any, count: int, noise: float) -> A
 
 def clone() -> Task:
     def data(key: Any) -> tuple[Any, Any, Any]:
-        states, _ = ways(expert, key, 36, 0.5)
-        every = jr.split(jr.fold_in(key, 1), 36)
-        pick = lambda states, key: jr.permutation(key, states)[:64]
+        states, _ = ways(expert, key, 80, 0.5)
+        every = jr.split(jr.fold_in(key, 1), 80)
+        pick = lambda states, key: jr.permutation(key, states[:100])[:64]
         states = jax.vmap(pick)(states, every)  # Parted by ways, not by states.
 
         def part(ways: Any) -> Any:
             flat = ways.reshape(-1, 2)
             return jax.vmap(seen)(flat), jax.vmap(expert)(flat)[:, None]
 
-        return part(states[:12]), part(states[12:20]), part(states[20:])
+        return part(states[:40]), part(states[40:64]), part(states[64:])
 
     def cost(outputs: Any, test: Any, net: Any) -> Any:
         control = lambda state: net(seen(state))[0]
@@ -186,54 +188,188 @@ class Silent(gn.AbstractPolicy):
 
 
 class Seen(eqx.Module):
-    """Of each run: losses, score, outputs on the test data, sizes by tick."""
+    """Of each run: losses, score, and its size tick by tick."""
 
     valid: Any
     test: Any
     score: Any
-    outputs: Any
     sizes: Any
 
 
-def train(
-    task: Task, policy: Callable[[Any], Any], width: int, keys: Any, rates: Any, own: Any
-) -> Seen:
-    """A static or growing run for every key; `own` is the policy's, by run."""
+Policy = Callable[[Any], gn.AbstractPolicy]
+
+
+def static(own: Any) -> gn.AbstractPolicy:
+    del own
+    return gn.NoGrowth(every=EVERY)
+
+
+def growing(freeze: bool) -> Policy:
+    return lambda own: ResidualFitting(
+        UNITS, every=EVERY, batches=BATCHES, until=MOST, freeze=freeze
+    )
+
+
+def grown(task: Task, policy: Any, width: int, data: Any, keys: Any, rate: Any) -> Any:
+    """One run; `keys` are those of the first weights and of the run."""
+    net = eqx.nn.MLP(
+        task.inputs, task.outputs, width, 1, activation=jnp.tanh, key=keys[0]
+    )
+    return gn.grow(
+        net, lambda net, batch, key: task.loss(jax.vmap(net)(batch[0]), batch[1]),
+        data[0], valid=data[1], optimizer=optax.adam(rate), policy=policy, steps=STEPS,
+        key=keys[1], batch_size=BATCH, capacity=max(width, MOST), overflow="hold",
+    )  # fmt: skip
+
+
+def looked_at(task: Task, net: Any, data: Any, sizes: Any) -> Seen:
+    _, valid, test = data
+    outputs = jax.vmap(net)(test[0])
+    held_out = task.loss(jax.vmap(net)(valid[0]), valid[1])
+    loss, score = task.loss(outputs, test[1]), task.score(outputs, test, net)
+    return Seen(held_out, loss, score, jnp.broadcast_to(sizes, (STEPS // EVERY,)))
+
+
+def program(task: Task, policy: Policy, width: int) -> Callable[..., Seen]:
+    """Runs of an arm, as a function of keys, rates and the policy's own numbers."""
 
     def one(key: Any, rate: Any, own: Any) -> Seen:
-        data_key, net_key, run_key = [jr.fold_in(key, i) for i in range(3)]
-        data, valid, test = task.data(data_key)
-        net = eqx.nn.MLP(
-            task.inputs, task.outputs, width, 1, activation=jnp.tanh, key=net_key
-        )
-        grown = gn.grow(
-            net, lambda net, batch, key: task.loss(jax.vmap(net)(batch[0]), batch[1]),
-            data, valid=valid, optimizer=optax.adam(rate), policy=policy(own),
-            steps=STEPS, key=run_key, batch_size=BATCH, capacity=max(width, LARGE),
-            overflow="hold",
-        )  # fmt: skip
-        view = grown.growing.view()
-        outputs = jax.vmap(view)(test[0])
-        ((_, sizes),) = grown.reports.sizes.items() or ((None, jnp.zeros(1)),)
-        return Seen(
-            grown.reports.valid_loss[-1],
-            task.loss(outputs, test[1]),
-            task.score(outputs, test, view),
-            outputs,
-            sizes,
-        )
+        keys = jr.split(key, 3)
+        data = task.data(keys[0])
+        run = grown(task, policy(own), width, data, keys[1:], rate)
+        sizes = jnp.asarray(list(run.reports.sizes.values()) or [width])
+        return looked_at(task, run.growing.view(), data, sizes.reshape(-1))
 
-    return jax.tree.map(np.asarray, jax.jit(jax.vmap(one))(keys, rates, own))
+    return host(one)
 
 
-def tuned(
-    task: Task, policy: Callable[[Any], Any], width: int, keys: Any, own: Any = None
-) -> tuple[Seen, float]:
+def host(one: Callable[..., Seen]) -> Callable[..., Seen]:
+    every = jax.jit(jax.vmap(one))
+    return lambda *args: jax.tree.map(np.asarray, every(*args))
+
+
+def tuned(task: Task, policy: Policy, width: int, keys: Any) -> tuple[Seen, float]:
     """Runs at the rate that is best on the held-out data of three other seeds."""
-    others = jr.split(jr.key(99), 3)
-    rates = jnp.repeat(jnp.array(RATES), len(others))
-    extra = None if own is None else jnp.repeat(own[:1], len(rates), axis=0)
-    tries = train(task, policy, width, jnp.tile(others, len(RATES)), rates, extra)
-    means = tries.valid.reshape(len(RATES), -1).mean(axis=1)
-    rate = RATES[int(np.nanargmin(means))]
-    return train(task, policy, width, keys, jnp.full(len(keys), rate), own), rate
+    runs, others = program(task, policy, width), jr.split(jr.key(99), 3)
+    losses = []
+    for rate in RATES:
+        again = jnp.arange(len(keys)) % len(others)  # As many: the same program.
+        tries = runs(others[again], jnp.full(len(keys), rate), None)
+        losses.append(tries.valid[: len(others)].mean())
+    rate = RATES[int(np.nanargmin(losses))]
+    return runs(keys, jnp.full(len(keys), rate), None), rate
+
+
+def by_size(task: Task, keys: Any, sizes: np.ndarray) -> tuple[Seen, float]:
+    """Static runs, each of a size of its own; the rate is tuned at the median."""
+    middle = int(np.sort(sizes)[len(sizes) // 2])
+    there, rate = tuned(task, static, middle, keys)
+    runs = [jax.tree.map(lambda leaf, i=i: leaf[i], there) for i in range(len(keys))]
+    for size in set(sizes.tolist()) - {middle}:
+        all_ = program(task, static, size)(keys, jnp.full(len(keys), rate), None)
+        for i in np.flatnonzero(sizes == size):
+            runs[i] = jax.tree.map(lambda leaf, i=i: leaf[i], all_)
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *runs), rate
+
+
+def ensemble(task: Task, keys: Any, sizes: np.ndarray, rate: float) -> Seen:
+    """Means of small networks that have as many units together."""
+    most = int(max(sizes)) // START
+
+    def one(key: Any, count: Any) -> Seen:
+        keys = jr.split(key, 3)
+        data = task.data(keys[0])
+        member = lambda keys: grown(task, static(None), START, data, keys, rate)
+        every = jax.vmap(lambda k: jr.split(k, 2))(jr.split(keys[1], most))
+        nets = eqx.filter_vmap(lambda keys: member(keys).growing.view())(every)
+        parts = (jnp.arange(most) < count) / count
+
+        def mean(x: Any) -> Any:
+            outputs = eqx.filter_vmap(lambda net: net(x))(nets)
+            return parts @ outputs
+
+        return looked_at(task, mean, data, count * START)
+
+    return host(one)(keys, jnp.asarray(sizes // START))
+
+
+def arms(task: Task, keys: Any) -> dict[str, tuple[Seen, float]]:
+    """Every arm's runs, and its rate."""
+    found = {
+        "small": tuned(task, static, START, keys),
+        "large": tuned(task, static, LARGE, keys),
+        "residual": tuned(task, growing(False), START, keys),
+    }
+    sizes, rate = found["residual"][0].sizes, found["residual"][1]
+    final = sizes[:, -1]
+    if (final == START).all():
+        return found
+    births = np.diff(sizes, axis=1, prepend=START)
+    for name, policy in (("frozen", growing(True)), ("silent", Silent)):
+        runs = program(task, policy, START)
+        found[name] = runs(keys, jnp.full(len(keys), rate), births), rate
+    found["final"] = by_size(task, keys, final)
+    small = found["small"][1]
+    found["ensemble"] = ensemble(task, keys, final, small), small
+    return found
+
+
+# --- what is told
+
+
+def work(task: Task, sizes: np.ndarray, looks: bool) -> float:
+    """Mean executed FLOPs of a run, in units of 1e9: an example costs 2 per parameter
+    forward and 4 backward."""
+    ends = task.inputs + task.outputs
+    params = lambda width: width * (ends + 1) + task.outputs
+    before = np.concatenate([np.full((len(sizes), 1), START), sizes[:, :-1]], axis=1)
+    before = before if looks else sizes
+    total = 6 * EVERY * BATCH * params(before)
+    if looks:
+        probes, examples = 20, BATCHES * BATCH
+        total = total + 6 * probes * examples * params(before)  # residuals
+        total = total + 6 * 20 * probes * examples * UNITS * ends  # 20 steps of probes
+        tries = 2 * probes * 13 * HELD_OUT[task.inputs] / 4
+        total = total + tries * params(before + UNITS)
+    return float(total.sum(axis=1).mean() / 1e9)
+
+
+HELD_OUT = {64: 400, 4: 1_024, 3: 1_536}
+"""Held-out examples, by inputs."""
+
+
+def interval(values: np.ndarray) -> str:
+    """The mean, with a 95 % bootstrap interval."""
+    rng = np.random.default_rng(0)
+    picks = rng.integers(0, len(values), (10_000, len(values)))
+    low, high = np.quantile(values[picks].mean(axis=1), [0.025, 0.975])
+    return f"{values.mean():.3g} ({low:.3g}, {high:.3g})"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
+    given = parser.parse_args()
+    keys = jr.split(jr.key(0), given.seeds)
+    for name in given.tasks:
+        began, task = time.perf_counter(), TASKS[name]()
+        found = arms(task, keys)
+        own = found["residual"][0]
+        print(f"\n{name}\n\n| arm | rate | units | test loss | less residual |", end="")
+        print(f" {task.what} | GFLOPs |\n|---|---|---|---|---|---|---|")
+        for arm, (runs, rate) in found.items():
+            looks = arm in ("residual", "frozen")
+            cells = [
+                arm, f"{rate:g}", f"{runs.sizes[:, -1].mean():.3g}",
+                interval(runs.test), interval(runs.test - own.test),
+                interval(runs.score), f"{work(task, runs.sizes, looks):.3g}",
+            ]  # fmt: skip
+            print("| " + " | ".join(cells) + " |")
+        print(f"\nunits by tick, a row for each seed: {own.sizes.astype(int).tolist()}")
+        print(f"runs that grew: {np.mean(own.sizes[:, -1] > START):.2f}", end="; ")
+        print(f"{time.perf_counter() - began:.0f} s", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -59,7 +59,8 @@ class Evidence(eqx.Module):
         the widths that they name and the present ones elsewhere; maps under `vmap`.
     - `valid`: the validation data itself, as given to `fit`.
     - `batches`: `batches(n)`, the last `n` batches of the tick, stacked along a new
-        first axis, the last one first. At most `every`.
+        first axis, the last one first. At most `every`, and one where every batch is
+        all of the data.
     - `on`: `on(batch) -> Evidence`, what of this evidence is about a batch, on another
         one (parts of `valid`, several batches in one); maps under `vmap`.
     - `candidates`: by width name, `Candidates`: what units that don't exist would say,

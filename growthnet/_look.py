@@ -10,6 +10,7 @@ import jax.random as jr
 
 from ._aux import split_result
 from ._candidates import Candidates
+from ._data import ArrayData
 from ._evidence import Evidence
 from ._gates import silence
 from ._growing import GrowerState, Growing, masked, replaced
@@ -35,12 +36,23 @@ class Past(eqx.Module):
 
 class Look:
     """Evidence from a loss. `example` describes a batch; `valid` is data to be
-    validated on."""
+    validated on; `whole`: every batch is all of the data."""
 
     def __init__(
-        self, loss: Callable[..., Any], example: Any = None, valid: Any = None
+        self,
+        loss: Callable[..., Any],
+        example: Any = None,
+        valid: Any = None,
+        *,
+        whole: bool = False,
     ):
-        self.loss, self.example, self.valid = loss, example, valid
+        self.loss, self.example, self.valid, self.whole = loss, example, valid, whole
+
+    @staticmethod
+    def at(loss: Callable[..., Any], stream: Any, valid: Any) -> "Look":
+        """At the data of a run."""
+        whole = isinstance(stream, ArrayData) and stream.batch_size is None
+        return Look(loss, stream.example, valid, whole=whole)
 
     def value(self, net: Any, batch: Any, state: GrowerState) -> Any:
         """The loss of a network, outside training."""
@@ -79,7 +91,7 @@ class Look:
             )
         if "batches" in needs:
             kinds["batches"] = lambda batches: _stack(
-                past, _checked("asked for", batches, grower.policy)
+                past, _checked("asked for", batches, grower.policy, self.whole)
             )
         return replaced(of(past.batch_at(past.step - 1)), **kinds)
 
@@ -163,8 +175,13 @@ def _hessian_vector(value: Callable[[Any], Any], net: Any) -> Callable[[Any], An
     return product
 
 
-def _checked(what: str, batches: Any, policy: Any) -> int:
+def _checked(what: str, batches: Any, policy: Any, whole: bool = False) -> int:
     if isinstance(batches, int) and 1 <= batches <= policy.every:
+        if whole and batches > 1:
+            raise ValueError(
+                f"{type(policy).__name__}: {what} {batches} batches, but every batch "
+                "is all of the data; ask for 1, or give the run a `batch_size`"
+            )
         return batches
     raise ValueError(
         f"{type(policy).__name__}: {what} {batches!r} batches; a whole number "

@@ -77,7 +77,7 @@ def explainable(
     widths: Iterable[str] | None = None,
     units: int = 4,
     shuffles: int = 19,
-    steps: int = 50,
+    steps: int = 20,
     rate: Any = 0.05,
     alphas: Any = ALPHAS,
 ) -> Explained:

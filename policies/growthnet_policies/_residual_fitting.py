@@ -53,7 +53,8 @@ class ResidualFitting(gn.AbstractPolicy):
         counted anew after every growth).
     - `freeze`: what was there before the last growth rests from then on, as in cascade
         correlation. By default everything is trained on together.
-    - `batches`: how many of the last batches probes are trained on, at most `every`.
+    - `batches`: how many of the last batches probes are trained on, at most `every`;
+        together some hundred examples.
     - `shuffles`, `steps`, `rate`: of `explainable`.
 
     Needs `valid=`, with the examples along a common first axis: four parts are made of
@@ -99,7 +100,7 @@ class ResidualFitting(gn.AbstractPolicy):
         freeze: bool = False,
         batches: int = 1,
         shuffles: int = 19,
-        steps: int = 50,
+        steps: int = 20,
         rate: Any = 0.05,
     ):
         for name, value, least in (

@@ -95,7 +95,7 @@ def drawn_case(data: Any, kinds: tuple[str, ...]) -> tuple[Any, str]:
 
 
 @hypothesis.given(st.data())
-@hypothesis.settings(deadline=None, max_examples=6)
+@hypothesis.settings(deadline=None, max_examples=4)
 def test_the_loss_with_candidates_is_the_loss_once_they_are_born(data):
     with jax.enable_x64(True):
         case, name = drawn_case(data, FAMILIES)
@@ -117,7 +117,7 @@ def slopes(evidence: gn.Evidence, name: str) -> tuple[Any, Any]:
 
 
 @hypothesis.given(st.data())
-@hypothesis.settings(deadline=None, max_examples=6)
+@hypothesis.settings(deadline=None, max_examples=4)
 def test_activations_of_candidates_are_those_that_consumers_would_read(data):
     kinds = ("mlp", "arrays", "sequential", "fused", "two_by_two", "factored")
     with jax.enable_x64(True):

@@ -128,21 +128,28 @@ def test_what_is_explained_and_by_which_probe():
     assert nothing.drop < 1e-12 and nothing.p > 0.05
 
 
-def on_noise(count, steps, rate):
-    """p of looks at pure noise, each at a network of its own: `[count, looks]`."""
-    looks = steps // 10
+class Noting(gn.NoGrowth):
+    """Another policy, and the p of every look."""
 
-    class Noting(ResidualFitting):
-        def init(self, anatomy, *, key):
-            trainable, memory = super().init(anatomy, key=key)
-            return trainable, {**memory, "every_p": jnp.ones(looks)}
+    inner: Any = None
+    looks: int = eqx.field(static=True, default=1)
 
-        def step(self, trainable, memory, evidence, *, key):
-            seen = memory["every_p"]
-            own = {n: part for n, part in memory.items() if n != "every_p"}
-            *decided, own, info = super().step(trainable, own, evidence, key=key)
-            seen = seen.at[evidence.step // self.every - 1].set(own["p"])
-            return (*decided, {**own, "every_p": seen}, info)
+    def init(self, anatomy, *, key):
+        trainable, memory = self.inner.init(anatomy, key=key)
+        return trainable, (memory, jnp.ones(self.looks))
+
+    def step(self, trainable, memory, evidence, *, key):
+        own, seen = memory
+        decided = self.inner.step(trainable, own, evidence, key=key)
+        decision, trainable, own, info = decided
+        seen = seen.at[evidence.step // self.every - 1].set(own["p"])
+        return decision, trainable, (own, seen), info
+
+
+def on_noise(count, steps, rate, **options):
+    """Which runs on pure noise grew, and p of their looks, `[count, looks]`."""
+    inner = ResidualFitting(3, every=10, steps=10)
+    noting = Noting(10, inner.needs, None, inner, steps // 10)
 
     def one(key):
         keys = jr.split(key, 6)
@@ -150,12 +157,12 @@ def on_noise(count, steps, rate):
         return gn.grow(
             mlp(3, key=keys[4]), loss, (draw(0, 3), draw(1, 1)),
             valid=(draw(2, 3), draw(3, 1)), optimizer=lenient(optax.adam(rate)),
-            policy=Noting(3, every=10, steps=10), steps=steps, key=keys[5], capacity=12,
+            policy=noting, steps=steps, key=keys[5], capacity=12, **options,
         )  # fmt: skip
 
     grown = jax.jit(jax.vmap(one))(jr.split(jr.key(5), count))
     grew = np.asarray(grown.sizes[NAME]) > 3
-    return grew, np.asarray(grown.state.memory["every_p"])
+    return grew, np.asarray(grown.state.memory[1])
 
 
 def test_on_noise_p_is_a_rank_and_runs_hardly_ever_grow():
@@ -167,13 +174,25 @@ def test_on_noise_p_is_a_rank_and_runs_hardly_ever_grow():
 
 
 @pytest.mark.slow
-def test_of_200_runs_on_pure_noise_at_most_5_percent_ever_grow():
+def test_of_200_runs_on_pure_noise_at_most_5_percent_ever_grow(monkeypatch):
+    def again(p):
+        """Of the looks that succeed, how many are followed by another such?"""
+        low = p < 0.051
+        return (low[:, 1:] & low[:, :-1]).sum() / low[:, :-1].sum()
+
     grew, p = on_noise(200, 240, 1e-2)
     assert grew.mean() <= 0.05
-    low = p < 0.051
-    again = (low[:, 1:] & low[:, :-1]).sum() / low[:, :-1].sum()
-    # On other data, what succeeded by chance doesn't succeed again.
-    assert again < 0.1 and 0.035 <= low.mean() <= 0.065
+    other = again(p)
+    print(f"grew {grew.mean()}, p low {np.mean(p < 0.051):.4f}, again {other:.3f}")
+    assert other < 0.08 and 0.035 <= np.mean(p < 0.051) <= 0.065
+    grew, p = on_noise(200, 240, 1e-2, batch_size=16)
+    print(f"batches: grew {grew.mean()}, p low {np.mean(p < 0.051):.4f}")
+    assert grew.mean() <= 0.05 and 0.03 <= np.mean(p < 0.051) <= 0.07
+    # On the same data, what succeeded by chance succeeds again.
+    monkeypatch.setattr(_residual_fitting, "TESTS", 1)
+    grew, p = on_noise(200, 240, 1e-2)
+    print(f"one part: grew {grew.mean()}, again {again(p):.3f}")
+    assert again(p) > 1.5 * other
 
 
 # --- the policy
@@ -343,7 +362,8 @@ def test_where_there_is_no_room_it_looks_again():
 def test_what_is_frozen_rests(freeze):
     """Before the growth at step 20 nothing is trained, after it everything, or what was
     born."""
-    late = lenient(optax.adamw(lambda step: 1e-2 * (step >= 20), weight_decay=0.1))
+    rate = lambda step: jnp.where(step >= 20, 1e-2, 0.0)
+    late = lenient(optax.adamw(rate, weight_decay=0.1))
     net = mlp()
     given = {"optimizer": late, "capacity": {NAME: 8}}
     run = fit(policy(freeze=freeze, until=5), net, steps=30, **given)

@@ -408,6 +408,11 @@ def test_what_it_cannot_work_on():
         ResidualFitting(level=0)
     with pytest.raises(ValueError, match="valid= has 7 examples; .*parts it in 4"):
         fit(policy(), data=(SIGNAL[0], (X2[:7], NOISE2[:7])))
+    nothing = gn.Evidence(0, {NAME: jnp.ones(4, bool)})
+    with pytest.raises(ValueError, match=r"candidates, on, .*; add `EXPLAINABLE`"):
+        explainable(nothing, *SIGNAL, key=None)
+    with pytest.raises(ValueError, match=r"widths=\['a'\]; those .*'layers\[0\]'"):
+        explainable(nothing, *SIGNAL, key=None, widths=["a"])
     with pytest.raises(ValueError, match=r"needs .*valid .*`valid=`"):
         fit(policy(), data=(SIGNAL[0], None))
     with pytest.raises(ValueError, match=r"shapes \[\(150, 3\), \(\)\]; .* axis"):

@@ -100,8 +100,9 @@ def explainable(
 
     **Returns:** an `Explained`. There is something to explain if its `p` is small.
 
-    **Raises:** `ValueError` for batches without a common first axis, and on widths
-    whose contractions can't be had (with the reason).
+    **Raises:** `ValueError` for batches without a common first axis, widths that aren't
+    part of the run, evidence that wasn't declared, and on widths whose contractions
+    can't be had (with the reason).
 
     !!! example
 
@@ -121,6 +122,13 @@ def explainable(
         ```
     """
     names = list(evidence.open if widths is None else widths)
+    if not set(names) <= set(evidence.open) or not names:
+        raise ValueError(f"widths={names}; those of this run are {list(evidence.open)}")
+    if evidence.on is None or evidence.candidates is None:
+        raise ValueError(
+            f"explainable reads the evidence {', '.join(sorted(EXPLAINABLE))}; add "
+            "`EXPLAINABLE` to the policy's `needs`"
+        )
     count = examples(train)
     examples(test)
     keys = jr.split(key, 1 + len(names))
@@ -164,7 +172,7 @@ def _probes(
 
     def residuals(order: Any) -> Any:
         seen = evidence.on(jax.tree.map(lambda a: a[order], train))
-        return -len(order) * cotangents(seen.units[name])
+        return -len(order) * _fine(cotangents(seen.units[name]))
 
     seen = evidence.on(train)
     candidates, consumers = seen.candidates[name], seen.units[name].consumers
@@ -181,7 +189,7 @@ def _probes(
     moving = {p: rows for p, rows in made.items() if p not in still}
 
     def said(moving: Any) -> Any:
-        values = candidates.activations({**moving, **fixed})
+        values = _fine(candidates.activations({**moving, **fixed}))
         return values.reshape(len(values), len(orders), units).transpose(1, 0, 2)
 
     def error(moving: Any) -> Any:
@@ -228,6 +236,11 @@ def _tried(
     best = loud[jnp.argmin(losses[0])]
     # An infinite loss, to begin with, isn't a matter of units.
     return jnp.where(jnp.isfinite(drops), drops, 0), at(first, best)
+
+
+def _fine(values: Any) -> Any:
+    """In single precision at least: half of it is too coarse for least squares."""
+    return values.astype(jnp.promote_types(values.dtype, jnp.float32))
 
 
 def _best_readout(values: Any, wanted: Any) -> Any:

@@ -134,10 +134,17 @@ def explainable(
     keys = jr.split(key, 1 + len(names))
     others = jax.vmap(lambda k: jr.permutation(k, count))(jr.split(keys[0], shuffles))
     orders = jnp.concatenate([jnp.arange(count)[None].astype(others.dtype), others])
+
+    def residuals(order: Any) -> dict[str, Any]:
+        seen = evidence.on(jax.tree.map(lambda a: a[order], train)).units
+        return {name: -count * _fine(cotangents(seen[name])) for name in names}
+
+    wanted = jax.lax.map(residuals, orders)
+    on_train, on_test = evidence.on(train), evidence.on(test)
     drops, probes = {}, {}
     for name, own in zip(names, keys[1:], strict=True):
-        rows, size = _probes(evidence, train, name, orders, own, units, steps, rate)
-        drops[name], probes[name] = _tried(evidence, test, name, rows, size, alphas)
+        rows, size = _probes(on_train, name, wanted[name], own, units, steps, rate)
+        drops[name], probes[name] = _tried(on_test, name, rows, size, alphas)
     return Explained(drops, probes)
 
 
@@ -159,24 +166,16 @@ def examples(batch: Any) -> int:
 
 def _probes(
     evidence: gn.Evidence,
-    train: Any,
     name: str,
-    orders: Any,
+    wanted: Any,
     key: Any,
     units: int,
     steps: int,
     rate: Any,
 ) -> tuple[dict[str, Any], Any]:
-    """Probes trained on the residuals in each order: rows `[probes, units, entries]`
-    for residuals of size 1, and their true size."""
-
-    def residuals(order: Any) -> Any:
-        seen = evidence.on(jax.tree.map(lambda a: a[order], train))
-        return -len(order) * _fine(cotangents(seen.units[name]))
-
-    seen = evidence.on(train)
-    candidates, consumers = seen.candidates[name], seen.units[name].consumers
-    wanted = jax.lax.map(residuals, orders)
+    """A probe for each of the wanted residuals, `[probes, samples, entries]`: rows
+    `[probes, units, entries]` for residuals of size 1, and their true size."""
+    candidates, consumers = evidence.candidates[name], evidence.units[name].consumers
     wanted = wanted - jnp.mean(wanted, axis=1, keepdims=True)
     size = jnp.sqrt(jnp.mean(wanted[0] ** 2))
     wanted = wanted / jnp.where(size > 0, size, 1)
@@ -184,13 +183,14 @@ def _probes(
     drawn = candidates.drawn(units, key)
     read = {c.path for c in consumers}
     still = {leaf.path for leaf in evidence.anatomy.leaves if leaf.initial is not None}
-    made = {p: jnp.tile(r, (len(orders), 1)) for p, r in drawn.items() if p not in read}
+    count = len(wanted)
+    made = {p: jnp.tile(r, (count, 1)) for p, r in drawn.items() if p not in read}
     fixed = {p: rows for p, rows in made.items() if p in still}
     moving = {p: rows for p, rows in made.items() if p not in still}
 
     def said(moving: Any) -> Any:
         values = _fine(candidates.activations({**moving, **fixed}))
-        return values.reshape(len(values), len(orders), units).transpose(1, 0, 2)
+        return values.reshape(len(values), count, units).transpose(1, 0, 2)
 
     def error(moving: Any) -> Any:
         values = said(moving)
@@ -199,9 +199,7 @@ def _probes(
 
     moving = _adam(jax.grad(error), moving, steps, rate)
     readout = _best_readout(said(moving), wanted)
-    rows = {
-        p: r.reshape(len(orders), units, -1) for p, r in {**moving, **fixed}.items()
-    }
+    rows = {p: r.reshape(count, units, -1) for p, r in {**moving, **fixed}.items()}
     start = 0
     for consumer in consumers:
         stop = start + drawn[consumer.path].shape[1]
@@ -212,7 +210,6 @@ def _probes(
 
 def _tried(
     evidence: gn.Evidence,
-    test: Any,
     name: str,
     probes: dict[str, Any],
     size: Any,
@@ -220,14 +217,14 @@ def _tried(
 ) -> tuple[Any, dict[str, Any]]:
     """How far the loss falls with each probe at its best alpha; the first probe at its
     own."""
-    seen = evidence.on(test)
-    read = {c.path for c in seen.units[name].consumers}
+    candidates = evidence.candidates[name]
+    read = {c.path for c in evidence.units[name].consumers}
     loud = jnp.concatenate([jnp.zeros(1), jnp.asarray(alphas)]).astype(size.dtype)
 
     def at(probe: dict[str, Any], alpha: Any) -> dict[str, Any]:
         return {p: r * (alpha * size if p in read else 1) for p, r in probe.items()}
 
-    loss = lambda probe, alpha: seen.candidates[name].loss(at(probe, alpha))
+    loss = lambda probe, alpha: candidates.loss(at(probe, alpha))
     every_alpha = jax.vmap(loss, in_axes=(None, 0))
     losses = jax.vmap(every_alpha, in_axes=(0, None))(probes, loud)
     losses = jnp.where(jnp.isfinite(losses), losses, jnp.inf)

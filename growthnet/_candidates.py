@@ -6,6 +6,7 @@ else; what the loss would be, off the network that has them beside everybody els
 are the network itself at another size, so nothing depends on the layers it is made of.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
@@ -30,12 +31,26 @@ Rows: TypeAlias = dict[str, Any]
 
 
 class Candidates:
-    """Units of one width that don't exist. Everything here is pure, differentiable in
-    the rows, and maps under `vmap`.
+    """Units of one width that don't exist, on one batch. Everything here is pure,
+    differentiable in the rows, and maps under `vmap`.
 
     Rows are a dict from leaf path to `[count, entries]`: what the leaf holds for each
     unit, in leaf order. Those of a consumer are its `Consumer.rows`. Masks (leaves of
     booleans) aren't part of it.
+
+    **Raises:** all methods, `ValueError` for rows that are none, and for a width that a
+    leaf has along two axes.
+
+    !!! example
+
+        ```python
+        # In a policy's `step`: of a hundred random units, the two that say most.
+        candidates = evidence.candidates["layers[0]"]
+        rows = candidates.drawn(100, key)
+        size = jnp.std(candidates.activations(rows), axis=0)
+        best = jnp.argsort(-size)[:2]
+        change = candidates.change({path: r[best] for path, r in rows.items()})
+        ```
     """
 
     def __init__(
@@ -62,11 +77,11 @@ class Candidates:
 
     def activations(self, rows: Rows) -> Any:
         """What they say on the batch, as consumers would read it: `[samples, count]`,
-        in the order of `Units.activations`.
+        in the order of `Units.activations`. Rows of consumers may be left out.
 
         **Raises:** `ValueError` if the units can't be found in the loss's program.
         """
-        count = self._count(rows)
+        count = self._count(rows, whole=False)
         net, anatomy = self._at(count)
         net = self._written(net, anatomy, rows, np.arange(count))
         gates = {n: g for n, g in self._growing.gates().items() if n != self._name}
@@ -97,17 +112,15 @@ class Candidates:
         """The `Change` that they are born by: as many of them as `add` says (all by
         default), the first first."""
         mask, anatomy = self._growing.open[self._name], self._growing.anatomy
-        add = self._count(rows) if add is None else add
+        count = self._count(rows)
         # Newborns take the closed slots, lowest first.
-        birth = jnp.clip(jnp.cumsum(~mask) - 1, 0, self._count(rows) - 1)
-        shapes = {leaf.path: leaf.shape for leaf in anatomy.leaves}
+        birth = jnp.clip(jnp.cumsum(~mask) - 1, 0, count - 1)
+        shapes, every = {x.path: x.shape for x in anatomy.leaves}, np.arange(mask.size)
         values = {}
         for path, place in self._places(anatomy):
-            if path in rows:
-                empty = jnp.zeros(shapes[path], rows[path].dtype)
-                every = np.arange(mask.size)
-                values[path] = place.write(empty, rows[path][birth], every)
-        return Change(mask, add, values=values)
+            empty = jnp.zeros(shapes[path], rows[path].dtype)
+            values[path] = place.write(empty, rows[path][birth], every)
+        return Change(mask, count if add is None else add, values=values)
 
     # --- the network at other sizes of the width
 
@@ -130,26 +143,31 @@ class Candidates:
         new = {p: places[p].write(arrays[p], rows[p], at) for p in rows}
         return map_arrays(net, new)
 
-    def _count(self, rows: Rows) -> int:
+    def _count(self, rows: Rows, whole: bool = True) -> int:
         """**Raises:** `ValueError` for rows that aren't those of some units."""
         places = dict(self._places(self._growing.anatomy))
         shapes = {path: jnp.shape(array) for path, array in rows.items()}
-        counts = {shape[:1] for shape in shapes.values()}
-        if len(counts) != 1 or counts == {(0,)} or set(rows) - set(places):
+        count = max([shape[0] for shape in shapes.values() if shape], default=0)
+        wanted = {path: (count, place.entries) for path, place in places.items()}
+        if not whole:
+            wanted = {path: wanted[path] for path in wanted if path in rows}
+        if count == 0 or shapes != wanted:
+            known = ", ".join(f"{p} [count, {q.entries}]" for p, q in places.items())
             raise ValueError(
                 f"candidates of {self._name!r} are {shapes}; by leaf path they are "
-                f"[count, entries], with the leaves {', '.join(places)}"
+                f"{known}"
             )
-        ((count,),) = counts
         return count
 
 
 class Place:
-    """Where a leaf holds the units of a width: unit `u` at the indices `table[u]` of
-    one axis."""
+    """Where a leaf of some shape holds the units of a width: unit `u` at the indices
+    `table[u]` of one axis."""
 
-    def __init__(self, axis: int, table: np.ndarray):
+    def __init__(self, shape: tuple[int, ...], axis: int, table: np.ndarray):
         self.axis, self.table = axis, table
+        others = [n for a, n in enumerate(shape) if a != axis]
+        self.entries = math.prod(others) * table.shape[1]
 
     def rows(self, leaf: Any) -> Any:
         """The leaf by unit, `[units, entries]`."""
@@ -176,6 +194,7 @@ def places_of(anatomy: Anatomy, name: str) -> Mapping[str, Place]:
     one unit's.
     """
     found: dict[str, tuple[int, list[Any]]] = {}
+    shapes = {leaf.path: leaf.shape for leaf in anatomy.leaves}
     for member in anatomy.widths[name].members:
         if anatomy.leaves[member.leaf].mask:
             continue
@@ -189,6 +208,6 @@ def places_of(anatomy: Anatomy, name: str) -> Mapping[str, Place]:
         assert table is not None, "a width's units are alike"
         tables.append(table)
     return {
-        path: Place(axis, np.sort(np.concatenate(tables, axis=1), axis=1))
+        path: Place(shapes[path], axis, np.sort(np.concatenate(tables, 1), axis=1))
         for path, (axis, tables) in found.items()
     }

@@ -34,6 +34,13 @@ def entry_masks(anatomy: Anatomy, vectors: Mapping[str, Any]) -> dict[str, Any]:
     leaf. Leaves outside the named widths are left out.
 
     **Arguments:** an anatomy, and `bool[size]` by width name; may be traced.
+
+    !!! example
+
+        ```python
+        masks = gn.entry_masks(anatomy, {"layers[0]": jnp.arange(8) < 4})
+        masks["layers[0].weight"]  # bool[8, 1]: rows of the first four units
+        ```
     """
     masks: dict[str, Any] = {}
     for name, vector in vectors.items():

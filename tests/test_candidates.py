@@ -161,8 +161,13 @@ def test_newborns_are_drawn_as_the_library_draws():
 def test_what_are_not_candidates_is_refused():
     case = make_case("arrays", seed=0)
     for change, message in (
-        (lambda rows: {**rows, "w9": rows["w1"]}, r"\[count, entries\], with .*w1"),
+        (
+            lambda rows: {**rows, "w9": rows["w1"]},
+            r"leaf path they .*w1 \[count, 3\]",
+        ),
+        (lambda rows: {**rows, "w1": rows["w1"][:, :2]}, r"'w1': \(3, 2\)"),
         (lambda rows: {**rows, "w1": rows["w1"][:2]}, "candidates of 'w1' are"),
+        (lambda rows: {"w1": rows["w1"]}, r"candidates of 'w1' are .* w2 \[count"),
     ):
         ask = lambda e, f=change: e.candidates["w1"].loss(f(some_rows(e, "w1")))
         with pytest.raises(ValueError, match=message):

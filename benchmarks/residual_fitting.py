@@ -1,6 +1,7 @@
 """Residual fitting beside its controls, on three tasks and on noise.
 
     python benchmarks/residual_fitting.py [--seeds 10] [--tasks digits regression clone]
+        [--batches 8]
 
 Tasks, all new for every seed (data, split, first weights):
 
@@ -45,7 +46,7 @@ from growthnet_policies import ResidualFitting
 
 
 START, UNITS, LARGE = 4, 4, 48
-STEPS, EVERY, BATCH, BATCHES = 6_000, 500, 64, 8
+STEPS, EVERY, BATCH = 6_000, 500, 64
 MOST = START + UNITS * (STEPS // EVERY // 2)  # Every second look at most.
 RATES = (1e-3, 3e-3, 1e-2)
 
@@ -53,7 +54,7 @@ RATES = (1e-3, 3e-3, 1e-2)
 @dataclasses.dataclass(frozen=True, eq=False)
 class Task:
     """`data(key)` is `(train, valid, test)`; `score(outputs, test, net)` is told beside
-    the loss."""
+    the loss. `batches`: how many of the last batches probes are trained on."""
 
     inputs: int
     outputs: int
@@ -61,6 +62,7 @@ class Task:
     loss: Callable[[Any, Any], Any]
     score: Callable[[Any, Any, Any], Any]
     what: str
+    batches: int = 8
 
 
 def squared(outputs: Any, y: Any) -> Any:
@@ -204,9 +206,9 @@ def static(own: Any) -> gn.AbstractPolicy:
     return gn.NoGrowth(every=EVERY)
 
 
-def growing(freeze: bool) -> Policy:
+def growing(task: Task, freeze: bool) -> Policy:
     return lambda own: ResidualFitting(
-        UNITS, every=EVERY, batches=BATCHES, until=MOST, freeze=freeze
+        UNITS, every=EVERY, batches=task.batches, until=MOST, freeze=freeze
     )
 
 
@@ -298,14 +300,14 @@ def arms(task: Task, keys: Any) -> dict[str, tuple[Seen, float]]:
     found = {
         "small": tuned(task, static, START, keys),
         "large": tuned(task, static, LARGE, keys),
-        "residual": tuned(task, growing(False), START, keys),
+        "residual": tuned(task, growing(task, False), START, keys),
     }
     sizes, rate = found["residual"][0].sizes, found["residual"][1]
     final = sizes[:, -1]
     if (final == START).all():
         return found
     births = np.diff(sizes, axis=1, prepend=START)
-    for name, policy in (("frozen", growing(True)), ("silent", Silent)):
+    for name, policy in (("frozen", growing(task, True)), ("silent", Silent)):
         runs = program(task, policy, START)
         found[name] = runs(keys, jnp.full(len(keys), rate), births), rate
     found["final"] = by_size(task, keys, final)
@@ -326,7 +328,7 @@ def work(task: Task, sizes: np.ndarray, looks: bool) -> float:
     before = before if looks else sizes
     total = 6 * EVERY * BATCH * params(before)
     if looks:
-        probes, examples = 20, BATCHES * BATCH
+        probes, examples = 20, task.batches * BATCH
         total = total + 6 * probes * examples * params(before)  # residuals
         total = total + 6 * 20 * probes * examples * UNITS * ends  # 20 steps of probes
         tries = 2 * probes * 13 * HELD_OUT[task.inputs] / 4
@@ -350,10 +352,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
+    parser.add_argument("--batches", type=int, default=8)
     given = parser.parse_args()
     keys = jr.split(jr.key(0), given.seeds)
     for name in given.tasks:
-        began, task = time.perf_counter(), TASKS[name]()
+        began = time.perf_counter()
+        task = dataclasses.replace(TASKS[name](), batches=given.batches)
         found = arms(task, keys)
         own = found["residual"][0]
         print(f"\n{name}\n\n| arm | rate | units | test loss | less residual |", end="")

@@ -353,6 +353,7 @@ def test_nothing_to_explain_and_which_width(decided):
     assert decided(policy(until=9), LOW, two)[-1] == (7, 7)
 
 
+@pytest.mark.slow
 def test_where_there_is_no_room_it_looks_again():
     run = fit(policy(), steps=40, capacity={NAME: 3})
     assert [t.sizes[NAME] for t in run.history.ticks] == [2, 2, 5, 5]

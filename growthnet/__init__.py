@@ -11,6 +11,7 @@ from ._around import (
 )
 from ._aux import Aux as Aux
 from ._buckets import Buckets as Buckets
+from ._candidates import Candidates as Candidates
 from ._capacity import (
     close_units as close_units,
     compact as compact,
@@ -29,7 +30,7 @@ from ._depth_edit import DepthEdit as DepthEdit
 from ._edit import Edit as Edit
 from ._evidence import Evidence as Evidence
 from ._fit import fit as fit, Run as Run
-from ._gates import gate as gate
+from ._gates import entry_masks as entry_masks, gate as gate
 from ._grow import grow as grow, Grown as Grown
 from ._grower import Grower as Grower
 from ._growing import GrowerState as GrowerState, Growing as Growing

@@ -334,4 +334,5 @@ def _reserved_names(reserved: Reserved, pattern: str) -> list[str]:
 def newly_open(open: Any, add: Any) -> Any:
     """The lowest `add` closed slots: `bool[capacity]`."""
     free = ~open
-    return free & (jnp.cumsum(free) <= add)
+    order = jnp.cumsum(free)
+    return free & (order <= jnp.asarray(add, order.dtype))

@@ -178,7 +178,13 @@ class Weights:
 def unit_numbers(anatomy: Anatomy, member: Member) -> np.ndarray:
     """For each entry of a member's leaf, its unit (-1: none)."""
     leaf = anatomy.leaves[member.leaf]
-    layout = leaf.layouts[member.axis]
+    shape = [-1 if d == member.axis else 1 for d in range(len(leaf.shape))]
+    return np.broadcast_to(unit_line(anatomy, member).reshape(shape), leaf.shape)
+
+
+def unit_line(anatomy: Anatomy, member: Member) -> np.ndarray:
+    """For each index of a member's axis, its unit (-1: none)."""
+    layout = anatomy.leaves[member.leaf].layouts[member.axis]
     here = lambda place: place == member.place
     unit = spread(
         layout,
@@ -190,9 +196,7 @@ def unit_numbers(anatomy: Anatomy, member: Member) -> np.ndarray:
         lambda place, atom: np.full(atom.size, here(place)),
         times=lambda outer, inner: outer | inner,
     )
-    line = np.where(inside, unit, -1)
-    shape = [-1 if d == member.axis else 1 for d in range(len(leaf.shape))]
-    return np.broadcast_to(line.reshape(shape), leaf.shape)
+    return np.where(inside, unit, -1)
 
 
 def axes_of(eqn: Any, side: int) -> tuple[dict[int, int], dict[int, int]] | None:

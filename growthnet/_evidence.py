@@ -23,7 +23,15 @@ KINDS = {
     "preactivation_cotangents": "`units[name].producers[i].cotangents`",
     "output_cotangents": "`units[name].consumers[i].cotangents`: d loss / d output",
     "valid_at": "valid_at(gates): the loss on the validation data under other gates",
+    "valid": "the validation data given to `fit`",
+    "batches": "batches(n): the last batches of the tick, stacked",
+    "on": "on(batch): this evidence, on another batch",
+    "candidates": "`candidates[name]`: units that don't exist, and what they would do",
 }
+_WITH_VALID = {"valid_loss", "valid_at", "valid"}
+_OF_THE_PROGRAM = {
+    "hessian_vector", "average", "valid_at", "batches", "on", "candidates",
+}  # fmt: skip
 
 
 GIVEN_IN_A_LOOP = ("loss", "valid_loss", "network", "gradients")
@@ -53,6 +61,14 @@ class Evidence(eqx.Module):
         a field in there.
     - `valid_at`: `valid_at(gates) -> loss` on the validation data, with these gates for
         the widths that they name and the present ones elsewhere; maps under `vmap`.
+    - `valid`: the validation data itself, as given to `fit`.
+    - `batches`: `batches(n)`, the last `n` batches of the tick, stacked along a new
+        first axis, the last one first. At most `every`, and one where every batch is
+        all of the data.
+    - `on`: `on(batch) -> Evidence`, what of this evidence is about a batch, on another
+        one (parts of `valid`, several batches in one); maps under `vmap`.
+    - `candidates`: by width name, `Candidates`: what units that don't exist would say,
+        and what the loss would be with them.
     """
 
     step: Any
@@ -68,6 +84,10 @@ class Evidence(eqx.Module):
     units: Any = None
     anatomy: Any = None
     valid_at: Any = None
+    valid: Any = None
+    batches: Any = None
+    on: Any = None
+    candidates: Any = None
 
     @property
     def sizes(self) -> dict[str, Any]:
@@ -77,8 +97,8 @@ class Evidence(eqx.Module):
 def given_in_fit(policy: Any, valid: Any) -> list[str]:
     """The kinds that `fit` can give. Functions of a tick's batches aren't for a policy
     that speaks after the tick, on the host."""
-    absent = {"hessian_vector", "average", "valid_at"} if policy.on_host else set()
-    absent |= {"valid_loss", "valid_at"} if valid is None else set()
+    absent = _OF_THE_PROGRAM if policy.on_host else set()
+    absent = absent | (_WITH_VALID if valid is None else set())
     return [kind for kind in KINDS if kind not in absent]
 
 
@@ -101,7 +121,7 @@ def check_needs(policy: Any, given: Iterable[str]) -> None:
         fix = "use `fit`, or pass it to `Grower.step`"
         if missing == ["valid_loss"]:
             fix = "pass `valid=` to fit, or `valid_loss=` to `Grower.step`"
-        elif missing == ["valid_at"] and not policy.on_host:
+        elif _WITH_VALID >= set(missing) and not policy.on_host:
             fix = "pass `valid=` to fit"
         elif policy.on_host:
             fix = "a policy has it in the program alone; do without `on_host = True`"

@@ -130,7 +130,7 @@ def fit(
         capacity=capacity,
     )
     check_needs(policy, given_in_fit(policy, valid))
-    grower.look = Look(loss, stream.example)
+    grower.look = Look.at(loss, stream, valid)
     if anatomy is None:
         anatomy = read(net, stream.example, loss, predict, key)
     if buckets is None and not never_decides(policy):

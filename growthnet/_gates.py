@@ -31,7 +31,17 @@ def member_vector(anatomy: Anatomy, member: Member, vector: Any) -> Any:
 
 def entry_masks(anatomy: Anatomy, vectors: Mapping[str, Any]) -> dict[str, Any]:
     """Per leaf path: which entries belong only to marked units; broadcasts against the
-    leaf. Leaves outside the named widths are left out."""
+    leaf. Leaves outside the named widths are left out.
+
+    **Arguments:** an anatomy, and `bool[size]` by width name; may be traced.
+
+    !!! example
+
+        ```python
+        masks = gn.entry_masks(anatomy, {"layers[0]": jnp.arange(8) < 4})
+        masks["layers[0].weight"]  # bool[8, 1]: rows of the first four units
+        ```
+    """
     masks: dict[str, Any] = {}
     for name, vector in vectors.items():
         for member in anatomy.widths[name].members:

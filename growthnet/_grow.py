@@ -153,7 +153,7 @@ def grow(
     """
     check_arguments(key, steps=steps)
     stream = arrays_of(data, batch_size)
-    look = Look(loss, stream.example)
+    look = Look.at(loss, stream, valid)
     grower = grower_of(policy, optimizer, capacity, widths, trainable, valid, look)
     if anatomy is None:
         anatomy = read(net, stream.example, loss, predict, key)

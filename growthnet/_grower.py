@@ -28,6 +28,7 @@ from ._growing import (
     Growing,
     inexact,
     on_device,
+    own_rates,
     replaced,
     stopped,
     strong,
@@ -205,21 +206,25 @@ class Grower:
         self, growing: Growing, grads: Growing, state: GrowerState
     ) -> tuple[Growing, GrowerState]:
         """One optimizer step of the network and of the policy's trainables. Closed
-        units get no update, whatever the optimizer makes of them (decay, noise)."""
+        units get no update, whatever the optimizer makes of them (decay, noise); others
+        at the policy's rates."""
         params = self.trainable.of(growing.net)
         updates, opt_state = self.optimizer.update(
             self.trainable.of(grads.net), state.opt_state, params
         )
         masks = entry_masks(growing.anatomy, growing.open)
         arrays = array_leaves(updates)
-        updates = map_arrays(
-            updates,
-            {
-                path: jnp.where(mask, arrays[path], jnp.zeros((), arrays[path].dtype))
-                for path, mask in masks.items()
-                if path in arrays
-            },
-        )
+        arrays |= {
+            path: jnp.where(mask, arrays[path], jnp.zeros((), arrays[path].dtype))
+            for path, mask in masks.items()
+            if path in arrays
+        }
+        arrays |= {
+            path: arrays[path] * rate.astype(arrays[path].dtype)
+            for path, rate in own_rates(growing, state.memory).items()
+            if path in arrays
+        }
+        updates = map_arrays(updates, arrays)
         net = eqx.apply_updates(growing.net, updates)
         trainable, policy_opt_state = growing.trainable, state.policy_opt_state
         if self.policy.optimizer is not None:

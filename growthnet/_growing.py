@@ -59,6 +59,25 @@ class Growing(eqx.Module):
         return net if edit is None else edit(net)
 
 
+def own_rates(growing: Growing, memory: Any) -> dict[str, Any]:
+    """The policy's factors of updates, by leaf path.
+
+    **Raises:** `ValueError` naming the policy, for a leaf that doesn't exist or a shape
+    that isn't its.
+    """
+    named = growing.policy.rates(memory, growing.anatomy, growing.open)
+    shapes = {leaf.path: leaf.shape for leaf in growing.anatomy.leaves}
+    for path, rate in named.items():
+        fits = path in shapes and len(jnp.shape(rate)) <= len(shapes[path])
+        pairs = zip(jnp.shape(rate)[::-1], shapes.get(path, ())[::-1], strict=False)
+        if not fits or any(a not in (1, b) for a, b in pairs):
+            raise ValueError(
+                f"{type(growing.policy).__name__}.rates: {path!r} has shape "
+                f"{jnp.shape(rate)}; the leaves are {shapes}"
+            )
+    return {path: jnp.asarray(rate) for path, rate in named.items()}
+
+
 def masked(gates: Any, mask: Any) -> Any:
     return jnp.where(mask, gates, jnp.zeros((), gates.dtype))
 

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import jax.random as jr
 
 from ._aux import split_result
+from ._candidates import Candidates
+from ._data import ArrayData
 from ._evidence import Evidence
 from ._gates import silence
 from ._growing import GrowerState, Growing, masked, replaced
@@ -33,10 +35,24 @@ class Past(eqx.Module):
 
 
 class Look:
-    """Evidence from a loss. `example` describes a batch."""
+    """Evidence from a loss. `example` describes a batch; `valid` is data to be
+    validated on; `whole`: every batch is all of the data."""
 
-    def __init__(self, loss: Callable[..., Any], example: Any = None):
-        self.loss, self.example = loss, example
+    def __init__(
+        self,
+        loss: Callable[..., Any],
+        example: Any = None,
+        valid: Any = None,
+        *,
+        whole: bool = False,
+    ):
+        self.loss, self.example, self.valid, self.whole = loss, example, valid, whole
+
+    @staticmethod
+    def at(loss: Callable[..., Any], stream: Any, valid: Any) -> "Look":
+        """At the data of a run."""
+        whole = isinstance(stream, ArrayData) and stream.batch_size is None
+        return Look(loss, stream.example, valid, whole=whole)
 
     def value(self, net: Any, batch: Any, state: GrowerState) -> Any:
         """The loss of a network, outside training."""
@@ -46,7 +62,8 @@ class Look:
         self, grower: "Grower", growing: Growing, state: GrowerState, batch: Any
     ) -> Evidence:
         """Evidence as it will be, to learn from it what a decision looks like."""
-        past = Past(lambda step: batch, state.step, jnp.ones((), jnp.int32), batch)
+        valid = batch if self.valid is None else self.valid
+        past = Past(lambda step: batch, state.step, jnp.ones((), jnp.int32), valid)
         none = jnp.zeros(())
         return self(grower, growing, state, past, none, none)
 
@@ -65,15 +82,18 @@ class Look:
         """
         seen = {"loss": loss, "valid_loss": valid_loss, "valid": past.valid}
         of = lambda batch: self._of(grower, growing, state, batch, seen)
-        evidence = of(past.batch_at(past.step - 1))
-        if "average" not in grower.policy.needs:
-            return evidence
-        average = lambda function, batches: _average(
-            lambda step: function(of(past.batch_at(step))),
-            past,
-            _checked(batches, grower.policy),
-        )
-        return replaced(evidence, average=average)
+        needs, kinds = grower.policy.needs, {}
+        if "average" in needs:
+            kinds["average"] = lambda function, batches: _average(
+                lambda step: function(of(past.batch_at(step))),
+                past,
+                _checked("average over", batches, grower.policy),
+            )
+        if "batches" in needs:
+            kinds["batches"] = lambda batches: _stack(
+                past, _checked("asked for", batches, grower.policy, self.whole)
+            )
+        return replaced(of(past.batch_at(past.step - 1)), **kinds)
 
     def _of(
         self,
@@ -109,6 +129,12 @@ class Look:
             "gate_slopes": gate_slopes,
             "evaluate": lambda: evaluate,
             "valid_at": lambda: valid_at,
+            "valid": lambda: seen["valid"],
+            "on": lambda: lambda other: self._of(grower, growing, state, other, seen),
+            "candidates": lambda: {
+                name: Candidates(growing, name, self.loss, (batch, _key(state)), value)
+                for name in growing.open
+            },
             "hessian_vector": lambda: _hessian_vector(value, view),
         }
         found = {kind: make() for kind, make in kinds.items() if kind in needs}
@@ -149,13 +175,24 @@ def _hessian_vector(value: Callable[[Any], Any], net: Any) -> Callable[[Any], An
     return product
 
 
-def _checked(batches: Any, policy: Any) -> int:
+def _checked(what: str, batches: Any, policy: Any, whole: bool = False) -> int:
     if isinstance(batches, int) and 1 <= batches <= policy.every:
+        if whole and batches > 1:
+            raise ValueError(
+                f"{type(policy).__name__}: {what} {batches} batches, but every batch "
+                "is all of the data; ask for 1, or give the run a `batch_size`"
+            )
         return batches
     raise ValueError(
-        f"{type(policy).__name__}: average over {batches!r} batches; a whole number "
+        f"{type(policy).__name__}: {what} {batches!r} batches; a whole number "
         f"from 1 to `every`, which is {policy.every}"
     )
+
+
+def _stack(past: Past, batches: int) -> Any:
+    """The last batches along a new first axis; of fewer than that, some again."""
+    back = jnp.arange(batches) % jnp.maximum(past.count, 1)
+    return jax.vmap(lambda i: past.batch_at(past.step - 1 - i))(back)
 
 
 def _average(function: Callable[[Any], Any], past: Past, batches: int) -> Any:

@@ -117,6 +117,15 @@ class AbstractPolicy(eqx.Module):
         del trainable, net, cost
         return jnp.zeros(())
 
+    def rates(
+        self, memory: Any, anatomy: Anatomy, open: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """What the optimizer's updates are multiplied by, by leaf path; numbers that
+        broadcast against the leaf (`growthnet.entry_masks` makes some). Leaves left out
+        have 1; at 0 an entry rests. `open` is `bool[capacity]` by width."""
+        del memory, anatomy, open
+        return {}
+
     def step(
         self, trainable: Any, memory: Any, evidence: Evidence, *, key: Any
     ) -> tuple[Decision, Any, Any, dict[str, Any]]:

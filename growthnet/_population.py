@@ -85,7 +85,7 @@ def fit_population(
     def grower(h: Any) -> Grower:
         own = policy if isinstance(policy, AbstractPolicy) else policy(h)
         opt: Any = optimizer(h) if callable(optimizer) else optimizer
-        look = Look(loss, stream.example)
+        look = Look.at(loss, stream, valid)
         return grower_of(own, opt, capacity, widths, trainable, valid, look)
 
     def whole(stacks: list[Any], keys: Any, hyper: Any, valid: Any) -> Grown:

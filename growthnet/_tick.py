@@ -164,7 +164,8 @@ class Ticker:
         """The evidence for a policy that isn't traced, but for what is a function."""
         past = Past(batches.prepared(), state.step, state.step - batches.first)
         found = self.look(self.grower, growing, state, past, loss, valid_loss)
-        return replaced(found, evaluate=None, hessian_vector=None, average=None)
+        gone = ("evaluate", "hessian_vector", "average", "batches", "on", "candidates")
+        return replaced(found, **dict.fromkeys(gone))
 
     def tried(
         self, growing: Growing, state: GrowerState, batches: Batches, decision: Decision

@@ -111,7 +111,8 @@ def fits(open_: Openings, decision: Decision) -> Any:
     host asks, every operation on arrays of JAX would be compiled by itself."""
     good = np.ones((), bool)
     for name, change in decision.widths.items():
-        units = (open_[name] & change.keep).sum() + change.add
+        kept = (open_[name] & change.keep).sum(dtype=np.int32)
+        units = kept + change.add
         good = good & (units <= open_[name].size)
     return good
 

@@ -13,7 +13,7 @@ import growthnet as gn
 from growthnet.testing import check_policy, parametrize_with_checks, policy_checks
 from growthnet.testing._policy_checks import CHECKS
 from growthnet.testing._policy_kit import outcome
-from growthnet_policies import GradientSizeWeight, NestedSize
+from growthnet_policies import GradientSizeWeight, NestedSize, ResidualFitting
 
 
 class Steady(gn.AbstractPolicy):
@@ -191,6 +191,7 @@ def test_failures_are_raised_or_expected():
 OURS = [
     GradientSizeWeight(target=8, every=4, learning_rate=0.3, rate=0.2),
     NestedSize(until=8, every=4, maximum=16),
+    ResidualFitting(2, every=4, until=16, level=1.0, steps=5),
 ]
 
 

@@ -1,10 +1,16 @@
 """Growth policies that come with growthnet, one method per file."""
 
 from ._condensation import Condensation as Condensation
+from ._explainable import (
+    EXPLAINABLE as EXPLAINABLE,
+    explainable as explainable,
+    Explained as Explained,
+)
 from ._gradmax import GradMax as GradMax
 from ._nested_size import NestedSize as NestedSize
 from ._pruning import Pruning as Pruning
 from ._recycling import Recycling as Recycling
+from ._residual_fitting import ResidualFitting as ResidualFitting
 from ._scores import Score as Score, SCORES as SCORES
 from ._size_weight import GradientSizeWeight as GradientSizeWeight
 from ._tiny import Tiny as Tiny

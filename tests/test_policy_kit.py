@@ -13,7 +13,14 @@ import growthnet as gn
 from growthnet.testing import check_policy, parametrize_with_checks, policy_checks
 from growthnet.testing._policy_checks import CHECKS
 from growthnet.testing._policy_kit import outcome
-from growthnet_policies import GradientSizeWeight, NestedSize, ResidualFitting
+from growthnet_policies import (
+    Condensation,
+    GradientSizeWeight,
+    NestedSize,
+    Pruning,
+    Recycling,
+    ResidualFitting,
+)
 
 
 class Steady(gn.AbstractPolicy):
@@ -192,6 +199,9 @@ OURS = [
     GradientSizeWeight(target=8, every=4, learning_rate=0.3, rate=0.2),
     NestedSize(until=8, every=4, maximum=16),
     ResidualFitting(2, every=4, until=16, level=1.0, steps=5),
+    Pruning("fisher", ratio=0.5, start=4, end=12, every=4, removal="refit"),
+    Recycling(rate=0.05, maturity=2, every=4),
+    Condensation(0.8, activation="odd", every=4),
 ]
 
 

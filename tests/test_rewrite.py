@@ -209,11 +209,10 @@ def test_a_leaf_that_reads_two_widths_is_rewritten_by_each_in_its_own_part():
     assert new.tolist() == [[2.0, 2.0, 2.0, 3.0, 3.0]]
 
 
-def merged_values(*args: Any):
-    rest: Any = args[:-1]
-    values = args[-1]
+def merged_values(net, anatomy, before, kept, after, words, drawn, values):
     together = {p: v for own in values.values() for p, v in own.items()}
-    return change_openings(*rest, {name: together for name in values})
+    alike = dict.fromkeys(values, together)
+    return change_openings(net, anatomy, before, kept, after, words, drawn, alike)
 
 
 def last_one_counts(anatomy, arrays, rewrites, kept):

@@ -22,7 +22,7 @@ from ._depth import (
 from ._depth_edit import DepthEdit as DepthEdit
 from ._edit import Edit as Edit
 from ._evidence import Evidence as Evidence
-from ._fit import fit as fit, Run as Run
+from ._fit import fit as fit
 from ._gates import gate as gate
 from ._grow import grow as grow, Grown as Grown
 from ._grower import Grower as Grower
@@ -41,6 +41,7 @@ from ._policy import (
 from ._population import fit_population as fit_population
 from ._primitives import register_primitive as register_primitive
 from ._rows import append_rows as append_rows, plan_rows as plan_rows
+from ._run import Run as Run
 from ._sites import Site as Site, sites as sites
 from ._statics import register_statics as register_statics
 from ._trace import trace as trace

@@ -1,6 +1,5 @@
 """`fit`: a whole growing run in one call."""
 
-import dataclasses
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -13,48 +12,13 @@ from ._buckets import Buckets
 from ._data import ArrayData, BatchStream, is_arrays
 from ._evidence import check_needs, given_in_fit
 from ._grower import Grower
-from ._growing import compact_edit, GrowerState, Growing
-from ._history import History, JsonLog
+from ._history import JsonLog
 from ._look import Look
 from ._loop import Loop
 from ._policy import AbstractPolicy
+from ._run import Run
 from ._tick import Ticker
 from ._trace import trace
-
-
-"""Evidence that a whole run gives in any case."""
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Run:
-    """What `fit` returns.
-
-    - `net`: the final network, an ordinary one of its real size, gates folded in.
-    - `anatomy`: its anatomy.
-    - `history`: events and ticks; `history.plot()`, `print(history.table())`.
-    - `growing`, `state`: the run as it stood at its last step, with spare capacity.
-    - `overflowed`: it stopped early, at a decision that didn't fit the capacity (only
-        where capacities are fixed: `grow`, `fit_population`).
-    """
-
-    net: Any
-    anatomy: Anatomy
-    history: History
-    growing: Growing
-    state: GrowerState
-    overflowed: bool = False
-
-    @property
-    def sizes(self) -> dict[str, int]:
-        """Units per width of the final network."""
-        return {name: self.anatomy.widths[name].size for name in self.growing.open}
-
-    def __repr__(self) -> str:
-        sizes = ", ".join(f"{name} {size}" for name, size in self.sizes.items())
-        step = (
-            f"step={int(self.state.step)}{' (overflowed)' if self.overflowed else ''}"
-        )
-        return f"Run({step}, {sizes or 'nothing grows'})"
 
 
 def fit(
@@ -139,8 +103,7 @@ def fit(
     else:
         with JsonLog(log) as loop.log:
             growing, state = loop.run(growing, state)
-    final, after = growing.compact(), final_anatomy(growing)
-    return Run(final, after, loop.history, growing, state)
+    return Run.of(growing, state, loop.history)
 
 
 def check_arguments(key: Any, *, steps: Any, **counts: Any) -> None:
@@ -181,8 +144,3 @@ def read(
     return trace(
         net, example, call=lambda net, batch: predict(net, batch), also=[training]
     )
-
-
-def final_anatomy(growing: Growing) -> Anatomy:
-    edit = compact_edit(growing)
-    return growing.anatomy if edit is None else edit.after

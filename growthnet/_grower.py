@@ -115,14 +115,30 @@ class Grower:
             leaves at several places, and widths that a factory sets together.
         """
         anatomy.check(net, "the network", whole=True, numbers=True)
-        managed = self._managed(anatomy)
+        managed = self.managed(anatomy)
         _check_apart(net, managed)
-        trainable, memory = as_arrays(self.policy.init(managed, key=jr.fold_in(key, 0)))
+        own = as_arrays(self.policy.init(managed, key=jr.fold_in(key, 0)))
+        return self.begin(net, managed, own, key, self._first_capacities(managed))
+
+    def begin(
+        self,
+        net: Any,
+        managed: Anatomy,
+        own: tuple[Any, Any],
+        key: Any,
+        capacities: Mapping[str, int],
+    ) -> tuple[Growing, GrowerState]:
+        """A run at its first step, at any capacities: `own` is what the policy begins
+        with. Where a capacity is below the network's size, units are left out (as in
+        the frame of a run that has shrunk)."""
+        trainable, memory = own
         # In numpy, so that it works inside a program.
-        open_ = {n: np.ones(width.size, bool) for n, width in managed.widths.items()}
+        open_ = {
+            name: np.arange(width.size) < capacities.get(name, width.size)
+            for name, width in managed.widths.items()
+        }
         small = Growing(net, trainable, open_, self.policy, managed)
-        edit = room_edit(small, self._first_capacities(managed))
-        growing, memory = edited(small, memory, edit)
+        growing, memory = edited(small, memory, room_edit(small, capacities))
         state = GrowerState(
             self.optimizer.init(self.trainable.of(growing.net)),
             self._policy_optimizer(growing.trainable),
@@ -140,7 +156,8 @@ class Grower:
         own = self.policy.optimizer
         return None if own is None else own.init(inexact(trainable))
 
-    def _managed(self, anatomy: Anatomy) -> Anatomy:
+    def managed(self, anatomy: Anatomy) -> Anatomy:
+        """The anatomy with the widths that may change in a run."""
         matched = anatomy.match(self.widths) if anatomy.widths else ()
         names = [n for n in matched if anatomy.widths[n].gateable != "no"]
         if not names and not never_decides(self.policy):

@@ -11,6 +11,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from ._atomic import whole_file
+
 
 VERSION = 1
 KINDS = ("opened", "resized", "deepened", "removed")
@@ -203,12 +205,5 @@ def whole_lines(path: Path) -> list[str]:
 
 def write_whole(path: Path, lines: list[str]) -> None:
     """Writes a file that appears complete or not at all."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with open(partial, "w", encoding="utf-8", newline="\n") as file:
-            file.writelines(f"{line}\n" for line in lines)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with whole_file(path) as file:
+        file.writelines(f"{line}\n".encode() for line in lines)

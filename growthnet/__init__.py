@@ -13,6 +13,13 @@ from ._capacity import (
     reserve as reserve,
     Reserved as Reserved,
 )
+from ._checkpoints import (
+    Checkpoints as Checkpoints,
+    load as load,
+    load_net as load_net,
+    save as save,
+)
+from ._container import CheckpointError as CheckpointError
 from ._depth import (
     deepen as deepen,
     plan_deepen as plan_deepen,

@@ -112,7 +112,9 @@ def read_record(path: Path) -> tuple[dict[str, Any], dict[str, tuple[str, tuple]
     """
     with open(path, "rb") as file:
         record, table = _opened(file, path)
-    return record, {name: (str(dtype), shape) for name, (dtype, shape, _) in table.items()}
+    return record, {
+        name: (str(dtype), shape) for name, (dtype, shape, _) in table.items()
+    }
 
 
 _Entry = tuple[np.dtype, tuple[int, ...], int]
@@ -144,7 +146,9 @@ def _opened(file: BinaryIO, path: Path) -> tuple[dict[str, Any], dict[str, _Entr
         about = entries.pop("__metadata__")
         version, end = int(about["version"]), entries[SEAL]["data_offsets"][1]
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
-        raise _damaged(path, "the header", f"no JSON of a checkpoint: {error}") from None
+        raise _damaged(
+            path, "the header", f"no JSON of a checkpoint: {error}"
+        ) from None
     if size != data + end:
         raise CheckpointError(
             f"{path} has {size} bytes where its header says {data + end}: it was "
@@ -168,7 +172,9 @@ def _opened(file: BinaryIO, path: Path) -> tuple[dict[str, Any], dict[str, _Entr
 
 
 def _damaged(path: Path, what: str, why: str) -> CheckpointError:
-    return CheckpointError(f"{path} is damaged in {what} ({why}); give another checkpoint")
+    return CheckpointError(
+        f"{path} is damaged in {what} ({why}); give another checkpoint"
+    )
 
 
 def _table(

@@ -1,6 +1,7 @@
 """Where batches come from: arrays, sampled inside the program, or any iterable."""
 
 import math
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -80,6 +81,13 @@ class ArrayData(eqx.Module):
         """How many numbers a step of a window holds: its part of the orders."""
         return self.batch_size or 0
 
+    def identity(self, batch: Any = None) -> dict[str, Any]:
+        """What tells these data from others: a few thousand examples of them."""
+        del batch
+        apart = max(1, self.size // 4096)
+        crc = checksum(jax.tree.map(lambda a: np.asarray(a)[::apart], self.arrays))
+        return {"examples": self.size, "batch_size": self.batch_size, "crc32": crc}
+
 
 class BatchStream:
     """Batches from an iterable, stacked by the host. An iterable that can start again
@@ -100,6 +108,17 @@ class BatchStream:
             lambda a: jax.ShapeDtypeStruct(np.shape(a), jnp.asarray(a).dtype),
             self._first,
         )
+
+    def identity(self, batch: Any) -> dict[str, Any]:
+        """What tells these data from others: the last batch that was used."""
+        return {"batch": checksum(batch)}
+
+    def skip(self, count: int) -> Any:
+        """Goes on behind the first `count` batches; returns the last of them."""
+        batch = None
+        for _ in range(count):
+            batch = self._pending.pop() if self._pending else self._next()
+        return batch
 
     def window(self, first: int, count: int, length: int) -> "Batches":
         """`count` batches stacked along a new first axis, filled up to `length` with
@@ -165,6 +184,24 @@ class Batches(eqx.Module):
         return lambda step: jax.tree.map(
             lambda a: jnp.asarray(a)[step - self.first], self.data
         )
+
+    def last(self, step: int) -> Any:
+        """The batch before a step as the host stacked it; arrays have none."""
+        if isinstance(self.data, ArrayData):
+            return None
+        return jax.tree.map(lambda a: a[step - 1 - int(self.first)], self.data)
+
+
+def checksum(tree: Any) -> int:
+    """A CRC-32 of all arrays of a tree, with their shapes and dtypes."""
+    crc = 0
+    for leaf in jax.tree.leaves(tree):
+        array = np.asarray(leaf, order="C")
+        crc = zlib.crc32(f"{array.dtype}{array.shape}".encode(), crc)
+        crc = zlib.crc32(
+            array.reshape(-1).view(np.uint8).data if array.size else b"", crc
+        )
+    return crc
 
 
 def is_arrays(data: Any) -> bool:

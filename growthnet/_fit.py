@@ -1,5 +1,6 @@
 """`fit`: a whole growing run in one call."""
 
+import os
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -9,6 +10,7 @@ import optax
 from ._anatomy import Anatomy
 from ._aux import Aux, split_result
 from ._buckets import Buckets
+from ._checkpoints import at, Checkpoints, whole
 from ._data import ArrayData, BatchStream, is_arrays
 from ._evidence import check_needs, given_in_fit
 from ._grower import Grower
@@ -16,6 +18,7 @@ from ._history import JsonLog
 from ._look import Look
 from ._loop import Loop
 from ._policy import AbstractPolicy
+from ._restored import restored
 from ._run import Run
 from ._tick import Ticker
 from ._trace import trace
@@ -42,6 +45,8 @@ def fit(
     max_traces: int | None = None,
     log: Any = None,
     callback: Callable[[dict[str, Any]], None] | None = None,
+    checkpoint: Checkpoints | str | os.PathLike | None = None,
+    resume: Run | str | os.PathLike | None = None,
 ) -> Run:
     """Trains a network while a policy grows and shrinks it.
 
@@ -75,11 +80,18 @@ def fit(
         and widths stay within the capacities that they have.
     - `log`: a path; events and ticks are written there as JSON lines while training.
     - `callback`: called once per tick with a dict of plain values.
+    - `checkpoint`: a folder, or `Checkpoints(folder, every=..., keep=...)`: the run is
+        saved there, and goes on from the newest checkpoint if there is one. Killed at
+        any moment and started again, it is the run that it would have been.
+    - `resume`: a `Run`, or a path to a saved one, to go on with if there is no
+        checkpoint yet. All other arguments are those of that run, but for `steps`.
 
     **Returns:** a `Run`.
 
     **Raises:** `ValueError` for impossible arguments, a policy that needs evidence that
-    isn't given, a network none of whose widths can grow, data that ends early.
+    isn't given, a network none of whose widths can grow, data that ends early;
+    `CheckpointError` (a `ValueError`) for a checkpoint that is damaged or isn't this
+    run's; `OSError` where one can't be written.
     """
     check_arguments(key, steps=steps, chunk=chunk, max_traces=max_traces)
     stream = ArrayData.of(data, batch_size) if is_arrays(data) else _stream(data)
@@ -95,15 +107,39 @@ def fit(
     grower.look = Look(loss, stream.example)
     if anatomy is None:
         anatomy = read(net, stream.example, loss, predict, key)
-    growing, state = grower.init(net, anatomy, key=key)
     ticker = Ticker(grower, loss, predict)
-    loop = Loop(ticker, stream, valid, steps, chunk, max_traces, callback)
+    folder = _folder(checkpoint)
+    loop = Loop(ticker, stream, valid, steps, chunk, max_traces, callback, folder)
+    growing, state = _begun(loop, net, anatomy, key, resume)
     if log is None:
         growing, state = loop.run(growing, state)
     else:
-        with JsonLog(log) as loop.log:
+        with JsonLog(log, step=int(state.step)) as loop.log:
             growing, state = loop.run(growing, state)
-    return Run.of(growing, state, loop.history)
+    return Run.of(growing, state, loop.history, position=loop.position)
+
+
+def _folder(checkpoint: Checkpoints | str | os.PathLike | None) -> Checkpoints | None:
+    if checkpoint is None or isinstance(checkpoint, Checkpoints):
+        return checkpoint
+    return Checkpoints(checkpoint)
+
+
+def _begun(loop: Loop, net: Any, anatomy: Anatomy, key: Any, resume: Any) -> Any:
+    """The run at its first step, or where it is to go on."""
+    found = None if loop.checkpoints is None else loop.checkpoints.newest()
+    if found is None and resume is not None:
+        found = whole(resume) if isinstance(resume, Run) else at(resume)
+    if found is None:
+        return loop.grower.init(net, anatomy, key=key)
+    if found.step > loop.steps:
+        raise ValueError(
+            f"{found.source} is at step {found.step}, beyond steps={loop.steps}; "
+            "give as many steps as the run is to have in all"
+        )
+    run = restored(found, loop.grower, net, anatomy, key=key)
+    loop.resume(run)
+    return run.growing, run.state
 
 
 def check_arguments(key: Any, *, steps: Any, **counts: Any) -> None:

@@ -12,7 +12,6 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-import numpy as np
 import optax
 
 from ._anatomy import Anatomy
@@ -32,7 +31,7 @@ from ._growing import (
 )
 from ._paths import array_leaves, map_arrays, shared_leaves
 from ._policy import AbstractPolicy, Decision, never_decides
-from ._room import edited, give_back, make_room, room_edit, undecided
+from ._room import begun, give_back, make_room, undecided
 from ._statics import fitting
 from ._trainable import TrainableSpec
 from ._turn import apply, decide, fits
@@ -118,7 +117,10 @@ class Grower:
         managed = self.managed(anatomy)
         _check_apart(net, managed)
         own = as_arrays(self.policy.init(managed, key=jr.fold_in(key, 0)))
-        return self.begin(net, managed, own, key, self._first_capacities(managed))
+        growing, state = self.begin(
+            net, managed, own, key, self._first_capacities(managed)
+        )
+        return strong((growing, undecided(self, growing, state)))
 
     def begin(
         self,
@@ -128,17 +130,9 @@ class Grower:
         key: Any,
         capacities: Mapping[str, int],
     ) -> tuple[Growing, GrowerState]:
-        """A run at its first step, at any capacities: `own` is what the policy begins
-        with. Where a capacity is below the network's size, units are left out (as in
-        the frame of a run that has shrunk)."""
-        trainable, memory = own
-        # In numpy, so that it works inside a program.
-        open_ = {
-            name: np.arange(width.size) < capacities.get(name, width.size)
-            for name, width in managed.widths.items()
-        }
-        small = Growing(net, trainable, open_, self.policy, managed)
-        growing, memory = edited(small, memory, room_edit(small, capacities))
+        """A run at its first step, at any capacities, but for the form of its
+        decision; `own` is what the policy begins with."""
+        growing, memory = begun(net, own, self.policy, managed, capacities)
         state = GrowerState(
             self.optimizer.init(self.trainable.of(growing.net)),
             self._policy_optimizer(growing.trainable),
@@ -150,7 +144,7 @@ class Grower:
             held=jnp.zeros((), bool),
             decision=Decision(),
         )
-        return strong((growing, undecided(self, growing, state)))
+        return growing, state
 
     def _policy_optimizer(self, trainable: Any) -> Any:
         own = self.policy.optimizer

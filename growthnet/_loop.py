@@ -10,12 +10,16 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from ._checkpoints import Checkpoints
 from ._chunk import run_chunk, Stretch
+from ._container import CheckpointError
 from ._data import ArrayData, Batches, BatchStream
 from ._growing import data_key, GrowerState, Growing, replaced
 from ._history import GrowthEvent, History, JsonLog
 from ._reports import each, events_of, keep, Report, tick_of
 from ._room import give_back, make_room
+from ._run import Position, Run
+from ._saved import saved
 from ._tick import Ticker
 from ._turn import decide, fits, within
 
@@ -40,6 +44,7 @@ class Loop:
         chunk: int | None,
         max_traces: int | None,
         callback: Callable[[dict[str, Any]], None] | None,
+        checkpoints: Checkpoints | None = None,
     ):
         self.ticker, self.grower, self.stream = ticker, ticker.grower, stream
         self.valid, self.steps, self.callback = valid, steps, callback
@@ -51,9 +56,13 @@ class Loop:
         self.history = History()
         self.log: JsonLog | None = None
         self.started = time.perf_counter()
-        self._program = eqx.filter_jit(self._counted(self._chunk))
-        self._observe = eqx.filter_jit(self._counted(ticker.observe))
-        self._tried = eqx.filter_jit(self._counted(ticker.tried))
+        self.checkpoints = checkpoints
+        self.position: Position | None = None
+        self.programs: set[tuple[str, tuple[int, ...]]] = set()
+        self._known: set[tuple[str, tuple[int, ...]]] = set()
+        self._program = eqx.filter_jit(self._counted("chunk", self._chunk))
+        self._observe = eqx.filter_jit(self._counted("observe", ticker.observe))
+        self._tried = eqx.filter_jit(self._counted("tried", ticker.tried))
 
     def _length(self, chunk: int | None) -> int:
         """Most ticks in a call, a constant of the program."""
@@ -63,12 +72,16 @@ class Loop:
         fits = NUMBERS // max(1, self.stream.step_size * self.every)
         return max(1, min(chunk or LONGEST, whole, fits))
 
-    def _counted(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """The function, for `jit`: counts how often it is traced."""
+    def _counted(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The function, for `jit`: counts how often it is traced. What was traced
+        before the run was resumed isn't counted again."""
 
-        def traced(*args: Any) -> Any:
-            self.ticker.traces += 1
-            return function(*args)
+        def traced(growing: Growing, *args: Any) -> Any:
+            sizes = tuple(mask.size for _, mask in sorted(growing.open.items()))
+            self.ticker.traces += (name, sizes) not in self._known
+            self._known.discard((name, sizes))
+            self.programs.add((name, sizes))
+            return function(growing, *args)
 
         return traced
 
@@ -79,12 +92,32 @@ class Loop:
 
     # --- the run
 
+    def resume(self, run: Run) -> None:
+        """Goes on where a run was, with its records, its count of programs, its place
+        in the data.
+
+        **Raises:** `CheckpointError` if the data aren't those that it had.
+        """
+        self.history = run.history
+        self.position = where = run.position
+        if where is None:
+            return
+        self.started -= where.seconds
+        self.ticker.traces = where.traces
+        self._known, self.programs = set(where.programs), set(where.programs)
+        batch = None
+        if isinstance(self.stream, BatchStream):
+            batch = self.stream.skip(where.served)
+        identity = self.stream.identity(batch)
+        if identity != where.data:
+            raise CheckpointError(_other_data(where, identity))
+
     def run(self, growing: Growing, state: GrowerState) -> tuple[Growing, GrowerState]:
         step, end, batches = int(state.step), -1, None
         while step < self.steps:
             if step >= end or batches is None:
                 batches, end = self._window(state, step)
-            stop = min(end, step + self.ticks_per_call * self.every)
+            stop = min(end, step + self.ticks_per_call * self.every, self._due(step))
             growing, state, reports = self._call(
                 growing, state, batches, Stretch(step, stop)
             )
@@ -98,7 +131,35 @@ class Loop:
                 )
                 events[-1] = changes or events[-1]
             self._record(growing, reports, events)
+            if step == self._due(step - 1):
+                self.position = self._position(step, batches)
+                self._save(growing, state)
         return growing, state
+
+    def _save(self, growing: Growing, state: GrowerState) -> None:
+        if self.checkpoints is not None:
+            now = saved(growing, state, self.history, self.position)
+            self.checkpoints.write(now)
+
+    def _due(self, step: int) -> int:
+        """The step after this one at which there is a checkpoint: a whole tick's."""
+        if self.checkpoints is None:
+            return self.steps
+        whole = lambda saves: -(-saves * every // self.every) * self.every
+        every = self.checkpoints.every
+        saves = step // every
+        after = whole(saves) if whole(saves) > step else whole(saves + 1)
+        return min(self.steps, after)
+
+    def _position(self, step: int, batches: Batches) -> Position:
+        """Where the run stands after a step."""
+        return Position(
+            self.stream.identity(batches.last(step)),
+            served=step,
+            seconds=time.perf_counter() - self.started,
+            traces=self.ticker.traces,
+            programs=tuple(sorted(self.programs)),
+        )
 
     def _window(self, state: GrowerState, step: int) -> tuple[Batches, int]:
         """The next batches, and the step at which they end."""
@@ -206,6 +267,17 @@ class Loop:
             if self.callback is not None:
                 values = {**dataclasses.asdict(tick), "steps": self.steps}
                 self.callback({**values, "events": changes})
+
+
+def _other_data(where: Position, identity: dict[str, Any]) -> str:
+    if "batch" in where.data and "batch" in identity:
+        what = f"batch {where.served} isn't the one that it had"
+    else:
+        what = f"they were {dict(where.data)}, here {identity}"
+    return (
+        f"the run to go on with had other data: {what}; give the same data in the same "
+        "order (a seeded loader, the same batch_size)"
+    )
 
 
 _sampled = eqx.filter_jit(ArrayData.window)

@@ -207,8 +207,24 @@ class Loop:
         for new shapes is compiled here, by a tick of no steps, where its cost belongs.
         """
         began, traces = time.perf_counter(), self.ticker.traces
+        resized = False
+        # What has been applied may leave room to give back.
+        while any(jax.device_get((state.waiting, state.roomy))):
+            growing, state, report, new = self._settle(growing, state, batches, report)
+            resized |= new
+        cost = {
+            "kind": "resized",
+            "seconds": time.perf_counter() - began,
+            "compiles": self.ticker.traces - traces,
+        }
+        return growing, state, self._events(report, **cost if resized else {})
+
+    def _settle(
+        self, growing: Growing, state: GrowerState, batches: Batches, report: Report
+    ) -> tuple[Growing, GrowerState, Report, bool]:
+        """One change of capacities, or none where a decision made on the host fits; the
+        report of its tick; and whether there are new shapes."""
         waits, step = bool(state.waiting), int(report.step)
-        # A decision made on the host waits even where it fits.
         resized, again = not (waits and fits(growing, state)), False
         if resized and self._spent():
             state, resized = self._hold(growing, state), False
@@ -221,12 +237,7 @@ class Loop:
                 growing, state, batches, Stretch(step, step, True)
             )
             report = reports[-1] if waits else report
-        cost = {
-            "kind": "resized",
-            "seconds": time.perf_counter() - began,
-            "compiles": self.ticker.traces - traces,
-        }
-        return growing, state, self._events(report, **cost if resized else {})
+        return growing, state, report, resized
 
     def _spent(self) -> bool:
         return self.max_traces is not None and self.ticker.traces >= self.max_traces
@@ -237,7 +248,7 @@ class Loop:
         warnings.warn(
             f"max_traces={self.max_traces} is spent at step {int(state.step)}: widths "
             f"stay within their capacities ({most})",
-            stacklevel=4,
+            stacklevel=5,
         )
         decision = within(growing, state.decision)
         off, on = jnp.zeros((), bool), jnp.ones((), bool)

@@ -42,6 +42,10 @@ _DTYPES = {
 _NAMES = {code: name for name, code in _DTYPES.items()}
 
 
+MALFORMED = (AttributeError, KeyError, OverflowError, TypeError, ValueError)
+"""What JSON of another form leads to."""
+
+
 class CheckpointError(ValueError):
     """A file isn't a checkpoint, isn't whole, or isn't that of the run at hand.
 
@@ -145,7 +149,7 @@ def _opened(file: BinaryIO, path: Path) -> tuple[dict[str, Any], dict[str, _Entr
         entries = json.loads(header[8:])
         about = entries.pop("__metadata__")
         version, end = int(about["version"]), entries[SEAL]["data_offsets"][1]
-    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+    except (*MALFORMED, RecursionError) as error:
         raise _damaged(
             path, "the header", f"no JSON of a checkpoint: {error}"
         ) from None
@@ -166,7 +170,7 @@ def _opened(file: BinaryIO, path: Path) -> tuple[dict[str, Any], dict[str, _Entr
         keys = about.keys() - {"format", "version"}
         record = {key: json.loads(about[key]) for key in keys}
         table = _table(entries, record.pop("other_dtypes"), record.pop("crc32"))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except MALFORMED as error:
         raise _damaged(path, "the header", f"{error!r}") from None
     return record, table
 
@@ -188,10 +192,13 @@ def _table(
         first, last = entry["data_offsets"]
         named = others.get(name, [_NAMES[entry["dtype"]], entry["shape"]])
         dtype, shape = jnp.dtype(named[0]), tuple(map(int, named[1]))
+        first, last = int(first), int(last)
         if first != end or last - first != dtype.itemsize * math.prod(shape):
             raise ValueError(f"{name} has {last - first} bytes from {first} on")
-        table[name] = (dtype, shape, checksums[name])
+        table[name] = (dtype, shape, int(checksums[name]))
         end = last
+    if entries[SEAL]["data_offsets"] != [end, end + 4]:
+        raise ValueError(f"the arrays end at {end}")
     return table
 
 

@@ -24,7 +24,15 @@ from ._paths import array_leaves, join, key_part, map_arrays
 from ._policy import Change, Decision, NoGrowth
 from ._room import begun
 from ._run import Position, Run
-from ._saved import class_of, is_key, numbers_of, parts_of, Saved, widths_of
+from ._saved import (
+    class_of,
+    is_key,
+    numbers_of,
+    parts_of,
+    Saved,
+    well_formed,
+    widths_of,
+)
 
 
 GIVEN = {
@@ -74,12 +82,11 @@ def restored(
     growing = replaced(growing, **_only(parts, "net", "open", "policy", "trainable"))
     state = replaced(state, **_only(parts, "memory", "opt_state", "policy_opt_state"))
     state = replaced(state, **_only(parts, "key", "step", "waiting", "roomy", "held"))
-    state = replaced(state, decision=_decision(saved, growing))
-    where, overflowed = saved.record["position"], saved.record["overflowed"]
-    position = None if where is None else _position(where)
-    return Run.of(
-        growing, state, saved.history, overflowed=overflowed, position=position
-    )
+    with well_formed(saved.source):
+        state = replaced(state, decision=_decision(saved, growing))
+        position = _position(saved.record["position"])
+    rest = {"overflowed": saved.record["overflowed"], "position": position}
+    return Run.of(growing, state, saved.history, **rest)
 
 
 def _check_asked(saved: Saved, grower: Grower, managed: Anatomy) -> None:
@@ -130,7 +137,9 @@ def _only(parts: Mapping[str, Any], *names: str) -> dict[str, Any]:
     return {name: parts[name] for name in names}
 
 
-def _position(entry: Mapping[str, Any]) -> Position:
+def _position(entry: Mapping[str, Any] | None) -> Position | None:
+    if entry is None:
+        return None
     programs = tuple((name, tuple(sizes)) for name, sizes in entry["programs"])
     return Position(**{**entry, "programs": programs})
 
@@ -147,14 +156,17 @@ def _other(saved: Saved, then: str, now: str, given: str) -> CheckpointError:
 
 
 def _check_widths(saved: Saved, anatomy: Anatomy) -> None:
-    now = widths_of(anatomy, saved.record["capacities"])
-    for then, here in zip(saved.record["widths"], now, strict=True):
+    with well_formed(saved.source):
+        pairs = zip(saved.record["widths"], saved.record["capacities"], strict=True)
+        there = [(dict(then), name) for then, name in pairs]
+    for then, name in there:
+        (here,) = widths_of(anatomy, [name])
         if then != here:
-            first = next(k for k in here if then.get(k) != here[k])
+            first = next(k for k in (*here, *then) if then.get(k) != here.get(k))
             raise _other(
                 saved,
                 f"the width {here['name']!r} has {first} {then.get(first)}",
-                f"{here[first]}",
+                f"{here.get(first)}",
                 "network",
             )
 

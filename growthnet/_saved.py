@@ -1,9 +1,10 @@
 """A run as named arrays and a record: what is saved. The way back is in `_restored`."""
 
+import contextlib
 import dataclasses
 import importlib.metadata
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import jax.random as jr
 import numpy as np
 
 from ._anatomy import Anatomy
-from ._container import CheckpointError, read_container, write_container
+from ._container import CheckpointError, MALFORMED, read_container, write_container
 from ._growing import GrowerState, Growing
 from ._history import History
 from ._paths import array_leaves, named_leaves
@@ -66,18 +67,42 @@ class Saved:
 
     @property
     def history(self) -> History:
-        return history_of(self.arrays[HISTORY], self.source)
+        """**Raises:** `CheckpointError`."""
+        with well_formed(self.source):
+            return history_of(self.arrays[HISTORY], self.source)
 
 
 def check_record(record: Mapping[str, Any], path: Path) -> None:
     """**Raises:** `CheckpointError` for a record that isn't one of a run."""
+    inside = {"sizes": int, "capacities": int, "numbers": str, "keys": str}
     for name, kind in PARTS.items():
-        if not isinstance(record.get(name, PARTS), kind):
+        part = record.get(name, PARTS)
+        good = part is not PARTS and isinstance(part, kind)
+        if good and name in inside:
+            values = part.values()
+            good = all(isinstance(x, inside[name]) for x in values)
+            good &= all(x > 0 for x in values if isinstance(x, int))
+        if not good:
             # The checksums are right, so somebody else wrote this.
             raise CheckpointError(
-                f"{path} isn't a saved run: its record has no {name!r}; give a file "
-                "that `gn.save` wrote"
+                f"{path} isn't a saved run: its record has no right {name!r}; give a "
+                "file that `gn.save` wrote"
             )
+
+
+@contextlib.contextmanager
+def well_formed(source: str) -> Iterator[None]:
+    """Turns what goes wrong in reading a record into a `CheckpointError`: its checksum
+    was right, so somebody else has written it."""
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except (IndexError, *MALFORMED) as error:
+        raise CheckpointError(
+            f"{source} has a record that this growthnet can't read ({error!r}); give a "
+            "file that `gn.save` wrote"
+        ) from error
 
 
 def history_of(array: np.ndarray, source: str) -> History:
@@ -168,7 +193,7 @@ def numbers_of(parts: Any) -> dict[str, str]:
     }
 
 
-def widths_of(anatomy: Anatomy, names: Mapping[str, Any]) -> list[dict[str, Any]]:
+def widths_of(anatomy: Anatomy, names: Iterable[str]) -> list[dict[str, Any]]:
     """The widths as they read: members (leaf, axis, place), which of them are the
     cover. What a trace says of them beyond that is in the words of its source lines."""
     return [

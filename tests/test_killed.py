@@ -62,8 +62,8 @@ def killed_often(name: str, folder: Path, deaths: list[Any]) -> int:
 
 
 def test_a_killed_run_goes_on(tmp_path):
-    # In the first save, half-way through the file; in an edit; after the second file has
-    # its name, before older ones would go; some time later, from outside.
+    # In the first save, half-way through the file; in an edit; when the second file has
+    # just got its name; some time later, from outside.
     deaths: list[Any] = ["_bytes:40", "make_room:1", "_sync_folder:2", 0.5]
     assert killed_often("mlp", tmp_path, deaths) == 4
     assert len(list((tmp_path / "kept").iterdir())) == 2, "what was cut short is gone"

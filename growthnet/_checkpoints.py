@@ -136,6 +136,13 @@ class Checkpoints:
                     f"{', or None for all' if name == 'keep' else ''}"
                 )
 
+    def due(self, step: int, tick: int) -> int:
+        """The first step after this one at which there is a checkpoint, given the steps
+        of a tick."""
+        whole = lambda saves: -(-saves * self.every // tick) * tick
+        saves = step // self.every
+        return whole(saves) if whole(saves) > step else whole(saves + 1)
+
     def paths(self) -> list[Path]:
         """The files there, oldest step first."""
         found = [(NAME.fullmatch(p.name), p) for p in Path(self.folder).glob("step-*")]

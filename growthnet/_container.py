@@ -167,8 +167,8 @@ def _opened(file: BinaryIO, path: Path) -> tuple[dict[str, Any], dict[str, _Entr
             f"{VERSION}: update growthnet"
         )
     try:
-        keys = about.keys() - {"format", "version"}
-        record = {key: json.loads(about[key]) for key in keys}
+        texts = {k: v for k, v in about.items() if k not in ("format", "version")}
+        record = {key: json.loads(text) for key, text in texts.items()}
         table = _table(entries, record.pop("other_dtypes"), record.pop("crc32"))
     except MALFORMED as error:
         raise _damaged(path, "the header", f"{error!r}") from None

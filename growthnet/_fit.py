@@ -14,9 +14,12 @@ from ._checkpoints import at, Checkpoints, whole
 from ._data import ArrayData, BatchStream, is_arrays
 from ._evidence import check_needs, given_in_fit
 from ._grower import Grower
+from ._guard import Guard, OnNan
 from ._history import JsonLog
+from ._journal import Journal
 from ._look import Look
 from ._loop import Loop
+from ._place import rolled_back
 from ._policy import AbstractPolicy
 from ._restored import restored
 from ._run import Run
@@ -47,6 +50,7 @@ def fit(
     callback: Callable[[dict[str, Any]], None] | None = None,
     checkpoint: Checkpoints | str | os.PathLike | None = None,
     resume: Run | str | os.PathLike | None = None,
+    on_nan: OnNan = "stop",
 ) -> Run:
     """Trains a network while a policy grows and shrinks it.
 
@@ -85,13 +89,18 @@ def fit(
         any moment and started again, it is the run that it would have been.
     - `resume`: a `Run`, or a path to a saved one, to go on with if there is no
         checkpoint yet. All other arguments are those of that run, but for `steps`.
+    - `on_nan`: what to do when the loss isn't finite any more. `"stop"` raises, with
+        the state before; `"rollback"` goes on from that state with other random numbers
+        (of an iterable, with the batches that follow); `"ignore"` does nothing.
 
     **Returns:** a `Run`.
 
     **Raises:** `ValueError` for impossible arguments, a policy that needs evidence that
     isn't given, a network none of whose widths can grow, data that ends early;
     `CheckpointError` (a `ValueError`) for a checkpoint that is damaged or isn't this
-    run's; `OSError` where one can't be written.
+    run's; `OSError` where one can't be written; `FloatingPointError` for a loss that
+    isn't finite. Whatever ends a run, be it Ctrl-C: the error's attribute `run` is the
+    run as it stood then, and so is the newest checkpoint.
     """
     check_arguments(key, steps=steps, chunk=chunk, max_traces=max_traces)
     stream = ArrayData.of(data, batch_size) if is_arrays(data) else _stream(data)
@@ -107,16 +116,22 @@ def fit(
     grower.look = Look(loss, stream.example)
     if anatomy is None:
         anatomy = read(net, stream.example, loss, predict, key)
-    ticker = Ticker(grower, loss, predict)
-    folder = _folder(checkpoint)
-    loop = Loop(ticker, stream, valid, steps, chunk, max_traces, callback, folder)
+    loop = Loop(
+        Ticker(grower, loss, predict),
+        stream,
+        valid,
+        steps,
+        journal=Journal(steps, callback),
+        guard=Guard(on_nan, policy.every),
+        chunk=chunk,
+        max_traces=max_traces,
+        checkpoints=_folder(checkpoint),
+    )
     growing, state = _begun(loop, net, anatomy, key, resume)
     if log is None:
-        growing, state = loop.run(growing, state)
-    else:
-        with JsonLog(log, step=int(state.step)) as loop.log:
-            growing, state = loop.run(growing, state)
-    return Run.of(growing, state, loop.history, position=loop.position)
+        return loop.run(growing, state)
+    with JsonLog(log, step=int(state.step)) as loop.journal.log:
+        return loop.run(growing, state)
 
 
 def _folder(checkpoint: Checkpoints | str | os.PathLike | None) -> Checkpoints | None:
@@ -137,6 +152,8 @@ def _begun(loop: Loop, net: Any, anatomy: Anatomy, key: Any, resume: Any) -> Any
             f"{found.source} is at step {found.step}, beyond steps={loop.steps}; "
             "give as many steps as the run is to have in all"
         )
+    where = found.record["position"]
+    key = rolled_back(key, 0 if where is None else where["rollbacks"])
     run = restored(found, loop.grower, net, anatomy, key=key)
     loop.resume(run)
     return run.growing, run.state

@@ -1,9 +1,10 @@
 """The Python side of a run: chunks of ticks, new capacities, records."""
 
-import dataclasses
+import itertools as it
 import time
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import equinox as eqx
@@ -12,13 +13,15 @@ import jax.numpy as jnp
 
 from ._checkpoints import Checkpoints
 from ._chunk import run_chunk, Stretch
-from ._container import CheckpointError
 from ._data import ArrayData, Batches, BatchStream
 from ._growing import data_key, GrowerState, Growing, replaced
-from ._history import GrowthEvent, History, JsonLog
-from ._reports import each, events_of, keep, Report, tick_of
+from ._guard import Fault, Guard, Stand
+from ._history import GrowthEvent
+from ._journal import Journal
+from ._place import Place, rolled_back
+from ._reports import each, events_of, Report, tick_of
 from ._room import give_back, make_room
-from ._run import Position, Run
+from ._run import Run
 from ._saved import saved
 from ._tick import Ticker
 from ._turn import decide, fits, within
@@ -33,7 +36,7 @@ SECONDS = 0.1
 
 
 class Loop:
-    """Runs a growing network to its last step and records what happens."""
+    """Runs a growing network to its last step; records what happens, keeps it safe."""
 
     def __init__(
         self,
@@ -41,25 +44,22 @@ class Loop:
         stream: ArrayData | BatchStream,
         valid: Any,
         steps: int,
-        chunk: int | None,
-        max_traces: int | None,
-        callback: Callable[[dict[str, Any]], None] | None,
+        *,
+        journal: Journal,
+        guard: Guard,
+        chunk: int | None = None,
+        max_traces: int | None = None,
         checkpoints: Checkpoints | None = None,
     ):
         self.ticker, self.grower, self.stream = ticker, ticker.grower, stream
-        self.valid, self.steps, self.callback = valid, steps, callback
-        self.max_traces = max_traces
+        self.valid, self.steps, self.max_traces = valid, steps, max_traces
+        self.journal, self.guard, self.checkpoints = journal, guard, checkpoints
         self.every = self.grower.policy.every
         self.length = self._length(chunk)
         self.ticks_per_call = 1 if chunk is None else self.length
         self.adapts = chunk is None
-        self.history = History()
-        self.log: JsonLog | None = None
-        self.started = time.perf_counter()
-        self.checkpoints = checkpoints
-        self.position: Position | None = None
-        self.programs: set[tuple[str, tuple[int, ...]]] = set()
-        self._known: set[tuple[str, tuple[int, ...]]] = set()
+        self.place = Place(stream)
+        self.stand: Stand
         self._program = eqx.filter_jit(self._counted("chunk", self._chunk))
         self._observe = eqx.filter_jit(self._counted("observe", ticker.observe))
         self._tried = eqx.filter_jit(self._counted("tried", ticker.tried))
@@ -73,14 +73,11 @@ class Loop:
         return max(1, min(chunk or LONGEST, whole, fits))
 
     def _counted(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        """The function, for `jit`: counts how often it is traced. What was traced
-        before the run was resumed isn't counted again."""
+        """The function, for `jit`: counts how often it is traced."""
 
         def traced(growing: Growing, *args: Any) -> Any:
             sizes = tuple(mask.size for _, mask in sorted(growing.open.items()))
-            self.ticker.traces += (name, sizes) not in self._known
-            self._known.discard((name, sizes))
-            self.programs.add((name, sizes))
+            self.ticker.traces += self.place.is_new((name, sizes))
             return function(growing, *args)
 
         return traced
@@ -93,82 +90,143 @@ class Loop:
     # --- the run
 
     def resume(self, run: Run) -> None:
-        """Goes on where a run was, with its records, its count of programs, its place
-        in the data.
+        """Goes on where a run was: with its records, at its place in the data.
 
         **Raises:** `CheckpointError` if the data aren't those that it had.
         """
-        self.history = run.history
-        self.position = where = run.position
-        if where is None:
-            return
-        self.started -= where.seconds
-        self.ticker.traces = where.traces
-        self._known, self.programs = set(where.programs), set(where.programs)
-        batch = None
-        if isinstance(self.stream, BatchStream):
-            batch = self.stream.skip(where.served)
-        identity = self.stream.identity(batch)
-        if identity != where.data:
-            raise CheckpointError(_other_data(where, identity))
+        self.journal.history = run.history
+        self.ticker.traces = self.place.resume(run)
 
-    def run(self, growing: Growing, state: GrowerState) -> tuple[Growing, GrowerState]:
-        step, end, batches = int(state.step), -1, None
-        while step < self.steps:
-            if step >= end or batches is None:
-                batches, end = self._window(state, step)
-            stop = min(end, step + self.ticks_per_call * self.every, self._due(step))
-            growing, state, reports = self._call(
-                growing, state, batches, Stretch(step, stop)
+    def run(self, growing: Growing, state: GrowerState) -> Run:
+        """To the last step.
+
+        **Raises:** whatever ends it earlier; then the run as it stood is the error's
+        attribute `run`, and among the checkpoints, if it has got on at all.
+        """
+        self.stand = Stand(growing, state, int(state.step), None, -1, self.place.last)
+        try:
+            self._to_the_end()
+        except BaseException as error:
+            self._keep(error)
+            raise
+        return self._run()
+
+    def _to_the_end(self) -> None:
+        first, proven, fault = self.stand.step, self.stand, None
+        while self.stand.step < self.steps:
+            before = self.stand
+            if before.step >= before.end:
+                before = self._with_batches(before)
+            last = self.steps if fault is None else fault.good
+            stand, reports, events = self._stretch(before, last)
+            known = [*self.journal.history.events, *it.chain(*events)]
+            found = self.guard.fault(reports, known, first)
+            if found is not None:
+                fault = found
+                if isinstance(self.stream, BatchStream) and before.batches is not None:
+                    rest = range(fault.end, before.end)
+                    self.stream.put_back(before.batches, rest)
+                # The first loss of a call speaks for the state that it began with.
+                self.stand = before if before.step <= fault.good else proven
+                self.journal.rewind(self.stand.step)
+            else:
+                proven = before
+                self._record(stand, reports, events)
+            if fault is not None and self.stand.step == fault.good:
+                self._turn_back(fault)
+                first, fault, proven = self.stand.step, None, self.stand
+
+    def _stretch(
+        self, before: Stand, last: int
+    ) -> tuple[Stand, list[Report], list[list[GrowthEvent]]]:
+        """The next ticks, up to the end of a call or the next checkpoint."""
+        growing, state, step, batches, end, _ = before
+        assert batches is not None
+        limit = step + self.ticks_per_call * self.every
+        stop = min(end, limit, self._due(step), last)
+        growing, state, reports = self._call(
+            growing, state, batches, Stretch(step, stop)
+        )
+        step = int(reports[-1].step)
+        events = [self._events(report) for report in reports]
+        if not self.guard.finite(reports):
+            return before, reports, events
+        if self.grower.policy.on_host and step % self.every == 0:
+            growing, state = self._ask(growing, state, batches, reports[-1])
+        if any(jax.device_get((state.waiting, state.roomy))):
+            growing, state, changes = self._change(growing, state, batches, reports[-1])
+            events[-1] = changes or events[-1]
+        after = Stand(growing, state, step, batches, end, batches.last(step))
+        return after, reports, events
+
+    def _with_batches(self, stand: Stand) -> Stand:
+        """The next batches, and the step at which they end."""
+        step, length = stand.step, self.length * self.every
+        count = min(self.steps, step - step % self.every + length) - step
+        if isinstance(self.stream, ArrayData):
+            key, first = data_key(stand.state), jnp.asarray(step)
+            batches = _sampled(self.stream, key, first, length)
+        else:
+            batches, count = self.stream.window(
+                step, count, length, multiple=self.every
             )
-            step = int(reports[-1].step)
-            if self.grower.policy.on_host and step % self.every == 0:
-                growing, state = self._ask(growing, state, batches, reports[-1])
-            events = [self._events(report) for report in reports]
-            if any(jax.device_get((state.waiting, state.roomy))):
-                growing, state, changes = self._change(
-                    growing, state, batches, reports[-1]
-                )
-                events[-1] = changes or events[-1]
-            self._record(growing, reports, events)
-            if step == self._due(step - 1):
-                self.position = self._position(step, batches)
-                self._save(growing, state)
-        return growing, state
+        return stand._replace(batches=batches, end=step + count)
 
-    def _save(self, growing: Growing, state: GrowerState) -> None:
-        if self.checkpoints is not None:
-            now = saved(growing, state, self.history, self.position)
-            self.checkpoints.write(now)
+    # --- what is kept
+
+    def _run(self) -> Run:
+        """The run as it stands."""
+        stand, traces = self.stand, self.ticker.traces
+        position = self.place.position(stand.step, stand.last, traces)
+        history = self.journal.history
+        return Run.of(stand.growing, stand.state, history, position=position)
 
     def _due(self, step: int) -> int:
         """The step after this one at which there is a checkpoint: a whole tick's."""
         if self.checkpoints is None:
             return self.steps
-        whole = lambda saves: -(-saves * every // self.every) * self.every
-        every = self.checkpoints.every
-        saves = step // every
-        after = whole(saves) if whole(saves) > step else whole(saves + 1)
-        return min(self.steps, after)
+        return min(self.steps, self.checkpoints.due(step, self.every))
 
-    def _position(self, step: int, batches: Batches) -> Position:
-        """Where the run stands after a step."""
-        return Position(
-            self.stream.identity(batches.last(step)),
-            served=step,
-            seconds=time.perf_counter() - self.started,
-            traces=self.ticker.traces,
-            programs=tuple(sorted(self.programs)),
-        )
+    def _save(self) -> Path | None:
+        if self.checkpoints is None:
+            return None
+        stand, traces = self.stand, self.ticker.traces
+        trained = self.grower.trainable.of(stand.growing.net)
+        if self.guard.poisoned(trained):
+            return None
+        position = self.place.position(stand.step, stand.last, traces)
+        parts = (stand.growing, stand.state, self.journal.history, position)
+        return self.checkpoints.write(saved(*parts))
 
-    def _window(self, state: GrowerState, step: int) -> tuple[Batches, int]:
-        """The next batches, and the step at which they end."""
-        length = self.length * self.every
-        end = min(self.steps, step - step % self.every + length)
-        if isinstance(self.stream, ArrayData):
-            first = jnp.asarray(step)
-            return _sampled(self.stream, data_key(state), first, length), end
-        return self.stream.window(step, end - step, length), end
+    def _keep(self, error: BaseException) -> None:
+        """The run as it stood before the error, for whoever catches it."""
+        step = self.stand.step
+        if step == self.place.first:
+            return
+        self.journal.rewind(step)
+        note = f"the run as of step {step} is kept: `fit(resume=error.run)` goes on"
+        try:
+            path = self._save()
+            note += "" if path is None else f", and so does the same call, from {path}"
+        except OSError as why:
+            note += f"; it couldn't be saved ({why})"
+        setattr(error, "run", self._run())  # noqa: B010 - errors don't declare it
+        error.add_note(note)
+
+    def _turn_back(self, fault: Fault) -> None:
+        """At the last good step: the end, or another attempt from there, with other
+        random numbers and, of batches that the host gives, the ones behind the bad.
+
+        **Raises:** `FloatingPointError`.
+        """
+        growing, state, step, _, _, last = self.stand
+        if self.guard.gives_up(fault):
+            raise FloatingPointError(fault.text)
+        state = replaced(state, key=rolled_back(state.key, 1))
+        self.place.roll_back(fault.end - step)
+        self.stand = Stand(growing, state, step, None, -1, last)
+        self.journal.rewind(step, anew=True)
+        self._save()
 
     def _call(
         self, growing: Growing, state: GrowerState, batches: Batches, stretch: Stretch
@@ -248,7 +306,7 @@ class Loop:
         warnings.warn(
             f"max_traces={self.max_traces} is spent at step {int(state.step)}: widths "
             f"stay within their capacities ({most})",
-            stacklevel=5,
+            stacklevel=8,
         )
         decision = within(growing, state.decision)
         off, on = jnp.zeros((), bool), jnp.ones((), bool)
@@ -260,35 +318,24 @@ class Loop:
         return events_of(report, outputs=self.ticker.predict is not None, **cost)
 
     def _record(
-        self, growing: Growing, reports: list[Report], events: list[list[GrowthEvent]]
+        self, stand: Stand, reports: list[Report], events: list[list[GrowthEvent]]
     ) -> None:
-        """Ticks of one call are known, and timed, when it returns."""
+        """The run has got on: ticks of one call are known, and timed, when it returns.
+        First it is kept, then others are told."""
         for report, changes in zip(reports, events, strict=True):
             tick = tick_of(
                 report,
                 changes,
-                growing.anatomy,
+                stand.growing.anatomy,
                 valid=self.valid is not None,
-                seconds=time.perf_counter() - self.started,
+                seconds=self.place.seconds,
                 traces=self.ticker.traces,
             )
-            keep(self.history, tick, changes)
-            if self.log is not None:
-                keep(self.log, tick, changes)
-            if self.callback is not None:
-                values = {**dataclasses.asdict(tick), "steps": self.steps}
-                self.callback({**values, "events": changes})
-
-
-def _other_data(where: Position, identity: dict[str, Any]) -> str:
-    if "batch" in where.data and "batch" in identity:
-        what = f"batch {where.served} isn't the one that it had"
-    else:
-        what = f"they were {dict(where.data)}, here {identity}"
-    return (
-        f"the run to go on with had other data: {what}; give the same data in the same "
-        "order (a seeded loader, the same batch_size)"
-    )
+            self.journal.add(tick, changes)
+        before, self.stand = self.stand.step, stand
+        self.journal.tell()
+        if stand.step == self._due(before):
+            self._save()
 
 
 _sampled = eqx.filter_jit(ArrayData.window)

@@ -143,6 +143,10 @@ class JsonLog:
         """Appends an event."""
         self._write(line_of(event))
 
+    def restart(self, step: int) -> None:
+        """From here on the run goes on from an earlier step."""
+        self._write(start_line(step))
+
     def _write(self, line: str) -> None:
         self._file.write(f"{line}\n")
         self._file.flush()

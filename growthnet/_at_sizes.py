@@ -1,5 +1,6 @@
 """Which program runs a network at which sizes, and where its numbers come from."""
 
+import functools as ft
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -27,21 +28,26 @@ def program(
     call = _called(source, which)
     if isinstance(call, Replayed):
         result = call.at(after)
-        if not allow_drift:
+        if not (allow_drift or result.renewable):
             _refuse_drift(result, after)
-    elif targets.items() <= anatomy.sizes.items():
-        result = Replayed(record(source)[which], after, call)
     else:
-        recording, later = record(source)[which], source.at(anatomy, targets)
+        recording, twin = record(source)[which], None
+        # Numbers that may have drifted aren't taken for those of the code.
+        renewed = None if allow_drift else ft.partial(_again, anatomy, which)
         try:
-            twin = record(later)[which]
-            result = Replayed(recording, after, call, twin)
+            if not targets.items() <= anatomy.sizes.items():
+                twin = record(source.at(anatomy, targets))[which]
+            result = Replayed(recording, after, call, twin, renewed)
         except Exception as error:
             if not allow_drift:
                 raise ValueError(_no_numbers(error)) from error
             result = Replayed(recording, after, call)
     result.check()
     return result
+
+
+def _again(anatomy: Anatomy, which: int, other: Anatomy) -> Replayed:
+    return program(anatomy, other.sizes, which, allow_drift=False)
 
 
 def _called(source: Source, which: int) -> Callable[..., Any]:

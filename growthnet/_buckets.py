@@ -11,6 +11,8 @@ class Buckets:
     - `ratio`: each rung is at least this many times the one below. At 1 there is no
         spare room: every decision is a real resize, and a compile.
     - `multiple_of`: rungs are multiples of this (8, 64, the size of a mesh axis).
+    - `smallest`: no capacity is below this. Room costs arithmetic, another rung costs a
+        compilation: small networks do better with more of the first.
 
     A width moves up when a decision doesn't fit, and down when its open units fit
     `ratio ** 2` times, so that a size that hovers never moves to and fro.
@@ -18,18 +20,19 @@ class Buckets:
 
     ratio: float | int = 2.0
     multiple_of: int = 1
+    smallest: int = 1
 
     def __post_init__(self):
         if not self.ratio >= 1:
             raise ValueError(f"Buckets(ratio={self.ratio}): a ratio is at least 1")
-        if not (isinstance(self.multiple_of, int) and self.multiple_of >= 1):
-            raise ValueError(
-                f"Buckets(multiple_of={self.multiple_of!r}): a whole number from 1 up"
-            )
+        for name in ("multiple_of", "smallest"):
+            value = getattr(self, name)
+            if not (isinstance(value, int) and value >= 1):
+                raise ValueError(f"Buckets({name}={value!r}): a whole number from 1 up")
 
     def capacity(self, units: int) -> int:
         """The lowest rung that holds this many units."""
-        rung = self.multiple_of
+        rung = self._round(self.smallest)
         while rung < units:
             rung = max(rung + self.multiple_of, self._round(rung * self.ratio))
         return rung

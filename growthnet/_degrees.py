@@ -56,6 +56,7 @@ def blanks(tapes: Iterable[Tape]) -> frozenset[int]:
     """Values that are zero or infinite whatever the width: any power fits them."""
     walk = Degrees(
         lambda value, dims: 0,
+        lambda value, dims: 0,
         lambda value, dims: frozenset(),
         UnitSilence(lambda value, dims: 0, lambda value, dims: frozenset(), ()),
         {},
@@ -74,6 +75,8 @@ class Degrees:
 
     - `count`, `members`: as `UnitSilence` takes them, the latter also for leaves whose
         zeros don't come through.
+    - `degree`: the power of the width's size that the entries along some axes go with;
+        `None` if with none, as where units stand beside others.
     - `silence`: what is known of the width's silent values.
     - `powers`: the power of each number of the program that depends on the width's
         size, by the identity of its value; `None` where it isn't a power.
@@ -87,6 +90,7 @@ class Degrees:
     def __init__(
         self,
         count: Callable[[Value, Sequence[int]], int],
+        degree: Callable[[Value, Sequence[int]], int | None],
         members: Callable[[Value, Sequence[int]], frozenset[Any]],
         silence: UnitSilence,
         powers: Mapping[int, Fraction | None],
@@ -97,7 +101,8 @@ class Degrees:
         blanks: Iterable[int] = (),
         steps: Container[Step] | None = None,
     ):
-        self._count, self._members, self._silence = count, members, silence
+        self._count, self._degree = count, degree
+        self._members, self._silence = members, silence
         self._powers, self._copies = powers, copies
         self._sharers, self._unknowns = sharers, unknowns
         self._steps = steps
@@ -243,15 +248,14 @@ class Degrees:
             name = {"psum": "reduce_sum"}.get(name, f"reduce_{name[1:]}")
         if name == "gather" and fills(params):
             self._require_still(ins[0])
+        if name.startswith("reduce_") and name != "reduce_sum":
+            if any(self._differs(v) and self._count(v, positions) for v in ins):
+                raise Inexact("copies that differ are compared")
         if name in _SAME:
             sources = [source_of(step, k) for k in range(outs)]
             return [ZERO if s is None else self.form(ins[s]) for s in sources]
         if name == "reduce_sum":
             return [self._summed(v, positions) for v in ins[:outs]]
-        if name.startswith("reduce_") and any(
-            self._differs(v) and self._count(v, positions) for v in ins
-        ):
-            raise Inexact("copies that differ are compared")
         if name in _EQUAL:
             return [self._met(step)] * outs
         if name in _ONLY_ORDER:
@@ -294,15 +298,22 @@ class Degrees:
         return None if a is None or b is None else plus(a, b, sign)
 
     def _summed(self, value: Value, axes: Sequence[int]) -> Form | None:
-        form, sums = self.form(value), self._count(value, axes)
-        if form is None or not self._copies or not sums:
+        form, units = self.form(value), self._count(value, axes)
+        if form is None or not self._copies or not units:
             return form
         if self._differs(value):
             # The shares of a unit's copies sum to one.
-            if sums > 1 or not self._shared(value, None):
+            if units > 1 or not self._shared(value, None):
                 raise Inexact("copies that differ are summed")
             return form
-        return plus(form, constant(sums))
+        return plus(form, constant(self._sums(value, axes)))
+
+    def _sums(self, value: Value, axes: Sequence[int]) -> int:
+        """How often more terms are summed over these axes, as a power."""
+        degree = self._degree(value, axes)
+        if degree is None:
+            raise Inexact("copies are summed with others that aren't copied")
+        return degree
 
     def _gain(self, step: Step) -> int:
         """How many sums over copies a contraction holds that nobody shares out."""
@@ -320,7 +331,7 @@ class Degrees:
                 (v, [d]) for v, d in ((lhs, i), (rhs, j)) if self._differs(v, [d])
             ]
             if not uneven:
-                gain += self._count(rhs, [j])
+                gain += self._sums(rhs, [j])
             elif len(uneven) > 1 or not self._shared(*uneven[0]):
                 raise Inexact("copies that differ are summed")
         return gain

@@ -132,7 +132,7 @@ def drawn_scale(
         return None
     if leaf.fan_in:
         return member.leaf, leaf.fan_in
-    if {"producer", "factor"} & set(member.roles) and len(leaf.shape) > 1:
+    if {"producer", "factor"} & set(member.roles):
         return member.leaf, ()
     if "scale" in member.roles:
         return None

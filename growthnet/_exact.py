@@ -244,38 +244,29 @@ class _Analysis(Readers):
             readers = frozenset(k for k in readers if self.only_read(frozenset({k})))
         if not self.fits(readers):
             readers = frozenset()
-        shared = self.depending(readers)
         sharers, alone = readers, []
         for event in self.fact.contractions:
-            if any(event is e for e in shared):
+            if any(event is e for e in self.depending(sharers)):
                 continue
             text, ways = _uncovered(event), ()
             if weights := self.weights(event):
                 text = self.unshared(event, max(weights, key=min)) or TIED
             else:
-                ways = any_of([self._makers(event, v, d) for v, d in sides_of(event)])
+                ways = any_of([self._makers(v, d) for v, d in sides_of(event)])
             if ways:
                 sharers |= ways[0]
             else:
                 alone.append(located(text, event.line))
         return sharers, alone
 
-    def _makers(self, event: Contraction, value: Value, dim: int) -> Cause:
+    def _makers(self, value: Value, dim: int) -> Cause:
         """The members that make one side of a contraction of activations, if their
-        copies can have shares: linearly, and used for this alone."""
-        others = [
-            v
-            for e in self.fact.contractions
-            for v in e.values
-            if not (e is event and v is value)
-        ]
-        others += [e.value for e in self.fact.reductions]
-        if event.values[0] is event.values[1]:
-            return ()
-        used = frozenset().union(*(self.silence.of(v).depends for v in others))
-        return tuple(
-            way for way in self.silence.of(value, [dim]).shares if not way & used
-        )
+        copies can have shares: nothing is reduced over what they make, and every other
+        contraction of it (another branch's) goes linearly with them too."""
+        reduced = [self.silence.of(r.value).depends for r in self.fact.reductions]
+        used = frozenset().union(*reduced)
+        ways = self.silence.of(value, [dim]).shares
+        return tuple(way for way in ways if not way & used and self.fits(way))
 
     # --- scales
 
@@ -285,6 +276,7 @@ class _Analysis(Readers):
         """The members and the epsilons to scale, with their powers of new/old."""
         degrees = Degrees(
             self.count,
+            self.degree,
             self.members,
             self.silence,
             self.powers,

@@ -73,6 +73,7 @@ class Facts:
                     self.atoms[atom.id].roles[leaf, axis, place] = set()
         self._attribute()
         self._promote_tables()
+        self._promote_vectors()
 
     def _promote_tables(self) -> None:
         """Rows of a table offset or scale what others produced, as an expert's bias
@@ -84,6 +85,19 @@ class Facts:
                 for (leaf, _, _), roles in fact.roles.items():
                     if leaf in tables and roles & {Role.OFFSET, Role.SCALE}:
                         roles.add(Role.PRODUCER)
+
+    def _promote_vectors(self) -> None:
+        """Where units are read and no contraction makes them, a vector does that
+        spreads a number over them: `x * w + b` for a number x."""
+        for fact in self.atoms:
+            read = any(Role.CONSUMER in roles for roles in fact.roles.values())
+            if fact.produced or fact.interface or not read:
+                continue
+            for role in (Role.SCALE, Role.OFFSET):
+                makers = [k for k, roles in fact.roles.items() if role in roles]
+                if makers:
+                    fact.roles[min(makers)] ^= {role, Role.PRODUCER}
+                    break
 
     def _attribute(self) -> None:
         """Hands every event to the atoms of its node."""
@@ -164,6 +178,22 @@ class Facts:
             return 0
         return sum(self.inside(value.dims[d]).count(id) for d in dims)
 
+    def degree(self, id: int, value: Value, dims: Sequence[int]) -> int | None:
+        """The power of an atom's size that the number of entries along some axes goes
+        with; `None` if it goes with no power, as in an axis of units beside others."""
+        if id not in self.mentioned(value):
+            return 0
+        return _total([self._degree(id, value.dims[d]) for d in dims])
+
+    def _degree(self, id: int, node: Node) -> int | None:
+        solver = self.reading.solver
+        parts = [self._degree(id, part) for part in solver.parts(node)]
+        if not parts:
+            return int(self._ids.get(solver.find(node)) == id)
+        if len(solver.segments(node)) > 1:
+            return parts[0] if len(set(parts)) == 1 else None
+        return _total(parts)
+
     def members(self, fact: Fact, value: Value, dims: Sequence[int]) -> frozenset[Key]:
         """The members of an atom that a value made of leaves has along some axes."""
         touched = [
@@ -188,6 +218,11 @@ class Facts:
                 keys = [k for k in keys if _any_in(spot.indices, self._positions(k))]
             found += keys
         return found
+
+
+def _total(powers: Sequence[int | None]) -> int | None:
+    known = [p for p in powers if p is not None]
+    return sum(known) if len(known) == len(powers) else None
 
 
 def _any_in(indices: range | tuple[int, ...], positions: np.ndarray) -> bool:

@@ -13,16 +13,19 @@ from ._buckets import Buckets
 from ._checkpoints import at, Checkpoints, whole
 from ._data import ArrayData, BatchStream, is_arrays
 from ._evidence import check_needs, given_in_fit
+from ._first_room import first_buckets
 from ._grower import Grower
+from ._growing import GrowerState, Growing
 from ._guard import Guard, OnNan
 from ._history import JsonLog
 from ._journal import Journal
 from ._look import Look
 from ._loop import Loop
 from ._place import rolled_back
-from ._policy import AbstractPolicy
-from ._restored import restored
+from ._policy import AbstractPolicy, never_decides
+from ._restored import position_of, restored
 from ._run import Run
+from ._saved import Saved
 from ._tick import Ticker
 from ._trace import trace
 
@@ -75,7 +78,8 @@ def fit(
     - `anatomy`: from `trace`, if you have it.
     - `widths`: pattern(s) of the widths that may change.
     - `batch_size`: for arrays; all examples at once by default.
-    - `buckets`, `capacity`: how much room widths get; see `Grower`.
+    - `buckets`, `capacity`: how much room widths get; see `Grower`. By default small
+        networks start with as much as costs less than compiling for more of it later.
     - `chunk`: how many ticks (of `policy.every` steps) the program runs before it
         returns to Python, which records them; by default as many as take about a tenth
         of a second. The result doesn't depend on it.
@@ -127,7 +131,14 @@ def fit(
         max_traces=max_traces,
         checkpoints=_folder(checkpoint),
     )
-    growing, state = _begun(loop, net, anatomy, key, resume)
+    found = _found(loop, resume)
+    if found is not None:
+        growing, state = _resumed(loop, found, net, anatomy, key, buckets is None)
+    else:
+        if buckets is None and not never_decides(policy):
+            parts = (net, loss, stream.example, steps, key)
+            grower.buckets = first_buckets(grower.managed(anatomy), *parts)
+        growing, state = grower.init(net, anatomy, key=key)
     if log is None:
         return loop.run(growing, state)
     with JsonLog(log, step=int(state.step)) as loop.journal.log:
@@ -140,21 +151,28 @@ def _folder(checkpoint: Checkpoints | str | os.PathLike | None) -> Checkpoints |
     return Checkpoints(checkpoint)
 
 
-def _begun(loop: Loop, net: Any, anatomy: Anatomy, key: Any, resume: Any) -> Any:
-    """The run at its first step, or where it is to go on."""
-    found = None if loop.checkpoints is None else loop.checkpoints.newest()
-    if found is None and resume is not None:
-        found = whole(resume) if isinstance(resume, Run) else at(resume)
-    if found is None:
-        return loop.grower.init(net, anatomy, key=key)
+def _found(loop: Loop, resume: Run | str | os.PathLike | None) -> Saved | None:
+    """The saved run to go on with."""
+    newest = None if loop.checkpoints is None else loop.checkpoints.newest()
+    if newest is not None or resume is None:
+        return newest
+    return whole(resume) if isinstance(resume, Run) else at(resume)
+
+
+def _resumed(
+    loop: Loop, found: Saved, net: Any, anatomy: Anatomy, key: Any, same_room: bool
+) -> tuple[Growing, GrowerState]:
+    """The run where it is to go on, by the same ladder of capacities if need be."""
     if found.step > loop.steps:
         raise ValueError(
             f"{found.source} is at step {found.step}, beyond steps={loop.steps}; "
             "give as many steps as the run is to have in all"
         )
-    where = found.record["position"]
-    key = rolled_back(key, 0 if where is None else where["rollbacks"])
+    where = position_of(found)
+    key = rolled_back(key, 0 if where is None else where.rollbacks)
     run = restored(found, loop.grower, net, anatomy, key=key)
+    if where is not None and same_room:
+        loop.grower.buckets = Buckets(*where.buckets)
     loop.resume(run)
     return run.growing, run.state
 

@@ -12,12 +12,14 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+import numpy as np
 import optax
 
 from ._anatomy import Anatomy
 from ._aux import own_leaves
 from ._buckets import Buckets
 from ._evidence import check_needs, Evidence
+from ._first_state import initial_state
 from ._gates import entry_masks
 from ._growing import (
     as_arrays,
@@ -25,6 +27,7 @@ from ._growing import (
     GrowerState,
     Growing,
     inexact,
+    on_device,
     replaced,
     stopped,
     strong,
@@ -134,24 +137,24 @@ class Grower:
         decision; `own` is what the policy begins with."""
         growing, memory = begun(net, own, self.policy, managed, capacities)
         state = GrowerState(
-            self.optimizer.init(self.trainable.of(growing.net)),
+            initial_state(self.optimizer, self.trainable.of(growing.net)),
             self._policy_optimizer(growing.trainable),
             memory,
             key,
-            jnp.zeros((), jnp.int32),
-            waiting=jnp.zeros((), bool),
-            roomy=jnp.zeros((), bool),
-            held=jnp.zeros((), bool),
+            on_device(np.int32(0)),
+            waiting=on_device(False),
+            roomy=on_device(False),
+            held=on_device(False),
             decision=Decision(),
         )
         return growing, state
 
     def _policy_optimizer(self, trainable: Any) -> Any:
         own = self.policy.optimizer
-        return None if own is None else own.init(inexact(trainable))
+        return None if own is None else initial_state(own, inexact(trainable))
 
     def managed(self, anatomy: Anatomy) -> Anatomy:
-        """The anatomy with the widths that may change in a run."""
+        """The anatomy with just the widths that a run may change."""
         matched = anatomy.match(self.widths) if anatomy.widths else ()
         names = [n for n in matched if anatomy.widths[n].gateable != "no"]
         if not names and not never_decides(self.policy):
@@ -276,7 +279,7 @@ class Grower:
                 state.step, growing.open, anatomy=growing.anatomy, **wanted
             )
             growing, state, _ = decide(growing, state, evidence)
-            ready = state.waiting & fits(growing, state)
+            ready = state.waiting & fits(growing.open, state.decision)
             return cond_pair(ready, lambda g, s: apply(self, g, s), growing, state)
 
         due = (state.step % self.policy.every) == 0

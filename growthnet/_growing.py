@@ -54,8 +54,8 @@ class Growing(eqx.Module):
     def compact(self) -> Any:
         """The ordinary network at its real sizes: gates folded in, closed units and
         units whose gate is 0 dropped."""
-        edit = compact_edit(self)
-        net = silence(self.net, self.anatomy, self.gates())
+        net, gates = _seen(self)
+        edit = _compacting(self, gates)
         return net if edit is None else edit(net)
 
 
@@ -63,9 +63,19 @@ def masked(gates: Any, mask: Any) -> Any:
     return jnp.where(mask, gates, jnp.zeros((), gates.dtype))
 
 
+@eqx.filter_jit
+def _seen(growing: Growing) -> tuple[Any, dict[str, Any]]:
+    """The gated network and its gates: one program instead of one per operation."""
+    return growing.view(), growing.gates()
+
+
 def compact_edit(growing: Growing) -> Edit | None:
     """The edit that keeps just the units that are open and not silent."""
-    loud = {name: np.asarray(gate) != 0 for name, gate in growing.gates().items()}
+    return _compacting(growing, _seen(growing)[1])
+
+
+def _compacting(growing: Growing, gates: dict[str, Any]) -> Edit | None:
+    loud = {name: np.asarray(gate) != 0 for name, gate in gates.items()}
     if not loud:
         return None
     # A width keeps at least one unit, be it silent.
@@ -103,8 +113,14 @@ def stopped(module: Any) -> Any:
 def as_arrays(tree: Any) -> Any:
     """Python numbers as arrays, so that they can change in a program."""
     return jax.tree.map(
-        lambda x: jnp.asarray(x) if isinstance(x, bool | int | float) else x, tree
+        lambda x: on_device(x) if isinstance(x, bool | int | float) else x, tree
     )
+
+
+def on_device(x: Any) -> jax.Array:
+    """A number or a numpy array as an array of JAX. `jnp.asarray` compiles a program
+    for every new shape; this doesn't."""
+    return jax.device_put(np.asarray(x))
 
 
 def stacked(trees: Sequence[Any]) -> tuple[Any, Any]:

@@ -9,12 +9,12 @@ from typing import Any
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
+import numpy as np
 
 from ._checkpoints import Checkpoints
 from ._chunk import run_chunk, Stretch
 from ._data import ArrayData, Batches, BatchStream
-from ._growing import data_key, GrowerState, Growing, replaced
+from ._growing import data_key, GrowerState, Growing, on_device, replaced
 from ._guard import Fault, Guard, Stand
 from ._history import GrowthEvent
 from ._journal import Journal
@@ -58,7 +58,7 @@ class Loop:
         self.length = self._length(chunk)
         self.ticks_per_call = 1 if chunk is None else self.length
         self.adapts = chunk is None
-        self.place = Place(stream)
+        self.place = Place(stream, self.grower)
         self.stand: Stand
         self._program = eqx.filter_jit(self._counted("chunk", self._chunk))
         self._observe = eqx.filter_jit(self._counted("observe", ticker.observe))
@@ -164,7 +164,7 @@ class Loop:
         step, length = stand.step, self.length * self.every
         count = min(self.steps, step - step % self.every + length) - step
         if isinstance(self.stream, ArrayData):
-            key, first = data_key(stand.state), jnp.asarray(step)
+            key, first = data_key(stand.state), on_device(np.int32(step))
             batches = _sampled(self.stream, key, first, length)
         else:
             batches, count = self.stream.window(
@@ -232,7 +232,7 @@ class Loop:
         self, growing: Growing, state: GrowerState, batches: Batches, stretch: Stretch
     ) -> tuple[Growing, GrowerState, list[Report]]:
         began, traces = time.perf_counter(), self.ticker.traces
-        stretch = jax.tree.map(jnp.asarray, stretch)
+        stretch = jax.tree.map(on_device, stretch)
         growing, state, reports, ticks = self._program(
             growing, state, batches, self.valid, stretch
         )
@@ -283,7 +283,8 @@ class Loop:
         """One change of capacities, or none where a decision made on the host fits; the
         report of its tick; and whether there are new shapes."""
         waits, step = bool(state.waiting), int(report.step)
-        resized, again = not (waits and fits(growing, state)), False
+        # A decision made on the host waits even where it fits.
+        resized, again = not (waits and self._fits(growing, state)), False
         if resized and self._spent():
             state, resized = self._hold(growing, state), False
         if resized and waits:
@@ -297,6 +298,9 @@ class Loop:
             report = reports[-1] if waits else report
         return growing, state, report, resized
 
+    def _fits(self, growing: Growing, state: GrowerState) -> bool:
+        return bool(fits(*jax.device_get((growing.open, state.decision))))
+
     def _spent(self) -> bool:
         return self.max_traces is not None and self.ticker.traces >= self.max_traces
 
@@ -309,7 +313,7 @@ class Loop:
             stacklevel=8,
         )
         decision = within(growing, state.decision)
-        off, on = jnp.zeros((), bool), jnp.ones((), bool)
+        off, on = on_device(False), on_device(True)
         return replaced(state, decision=decision, held=on, roomy=off)
 
     # --- records

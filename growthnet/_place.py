@@ -1,5 +1,6 @@
 """Where a run is, beside its arrays: in its data, in time, in its programs."""
 
+import dataclasses
 import time
 from typing import Any
 
@@ -7,6 +8,7 @@ import jax.random as jr
 
 from ._container import CheckpointError
 from ._data import ArrayData, BatchStream
+from ._grower import Grower
 from ._run import Position, Run
 
 
@@ -20,8 +22,8 @@ class Place:
     `first` is the step at which it began here, `last` the batch before that.
     """
 
-    def __init__(self, stream: ArrayData | BatchStream):
-        self.stream, self.first = stream, 0
+    def __init__(self, stream: ArrayData | BatchStream, grower: Grower):
+        self.stream, self.grower, self.first = stream, grower, 0
         self.last: Any = None
         self._ahead = 0  # By how much batches that were served are ahead of steps.
         self._rollbacks = 0
@@ -48,6 +50,7 @@ class Place:
         return Position(
             self._identity(batch),
             served=step + self._ahead,
+            buckets=dataclasses.astuple(self.grower.buckets),
             rollbacks=self._rollbacks,
             seconds=self.seconds,
             traces=traces,

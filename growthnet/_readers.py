@@ -25,6 +25,9 @@ class Readers:
     def count(self, value: Value, dims: Sequence[int]) -> int:
         return self.facts.count(self.fact.id, value, dims)
 
+    def degree(self, value: Value, dims: Sequence[int]) -> int | None:
+        return self.facts.degree(self.fact.id, value, dims)
+
     def members(self, value: Value, dims: Sequence[int]) -> frozenset[Key]:
         asked = (value, tuple(dims))
         if asked not in self._members:

@@ -52,8 +52,10 @@ class Replayed:
         anatomy: Anatomy,
         call: Callable[..., Any],
         twin: Recording | None = None,
+        renewed: "Callable[[Anatomy], Replayed] | None" = None,
     ):
         self._recording, self._anatomy = recording, anatomy
+        self._renewed = renewed
         self._twin = twin or recording
         self._call = self.__wrapped__ = call  # So that `inspect` names the arguments.
         self._shapes = shapes_at(recording, anatomy)
@@ -69,8 +71,16 @@ class Replayed:
         sizes = ", ".join(f"{name} {size}" for name, size in self.sizes.items())
         return f"Replayed({sizes})"
 
+    @property
+    def renewable(self) -> bool:
+        """Does code give the program's numbers at other sizes?"""
+        return self._renewed is not None
+
     def at(self, anatomy: Anatomy) -> "Replayed":
-        """The same program, with its numbers, at the sizes of another anatomy."""
+        """The same program at the sizes of another anatomy; with the numbers that it
+        was traced with where no code gives new ones."""
+        if self._renewed is not None:
+            return self._renewed(anatomy)
         return Replayed(self._recording, anatomy, self._call)
 
     def __call__(self, net: Any, *args: Any) -> Any:

@@ -7,19 +7,20 @@ another shape or dtype is refused, and so is what the run at hand says otherwise
 widths, its policy's numbers, its key).
 """
 
+import dataclasses
 import re
 from collections.abc import Mapping
 from typing import Any
 
 import equinox as eqx
-import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 
 from ._anatomy import Anatomy
+from ._buckets import Buckets
 from ._container import CheckpointError
 from ._grower import Grower
-from ._growing import as_arrays, Growing, replaced
+from ._growing import as_arrays, Growing, on_device, replaced
 from ._paths import array_leaves, join, key_part, map_arrays
 from ._policy import Change, Decision, NoGrowth
 from ._room import begun
@@ -84,8 +85,7 @@ def restored(
     state = replaced(state, **_only(parts, "key", "step", "waiting", "roomy", "held"))
     with well_formed(saved.source):
         state = replaced(state, decision=_decision(saved, growing))
-        position = _position(saved.record["position"])
-    rest = {"overflowed": saved.record["overflowed"], "position": position}
+    rest = {"overflowed": saved.record["overflowed"], "position": position_of(saved)}
     return Run.of(growing, state, saved.history, **rest)
 
 
@@ -137,11 +137,23 @@ def _only(parts: Mapping[str, Any], *names: str) -> dict[str, Any]:
     return {name: parts[name] for name in names}
 
 
-def _position(entry: Mapping[str, Any] | None) -> Position | None:
+def position_of(saved: Saved) -> Position | None:
+    """The place of the saved run; none if it wasn't one of `fit`."""
+    entry = saved.record["position"]
     if entry is None:
         return None
-    programs = tuple((name, tuple(sizes)) for name, sizes in entry["programs"])
-    return Position(**{**entry, "programs": programs})
+    with well_formed(saved.source):
+        programs = tuple((name, tuple(sizes)) for name, sizes in entry["programs"])
+        counts = {name: int(entry[name]) for name in ("served", "rollbacks", "traces")}
+        buckets = dataclasses.astuple(Buckets(*entry["buckets"]))
+        seconds = float(entry["seconds"])
+        return Position(
+            dict(entry["data"]),
+            **counts,
+            buckets=buckets,
+            seconds=seconds,
+            programs=programs,
+        )
 
 
 def _listed(names: Any) -> str:
@@ -230,7 +242,7 @@ def _array_of(saved: Saved, name: str, like: Any = None) -> Any:
     array = saved.arrays[name]
     key = saved.record["keys"].get(name)
     try:
-        new = jnp.asarray(array)
+        new = on_device(array)
         new = new if key is None else jr.wrap_key_data(new, impl=key)
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{saved.source}: {name!r}: {error}") from error

@@ -3,12 +3,12 @@
 from collections.abc import Mapping
 from typing import Any, TYPE_CHECKING
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 
 from ._anatomy import Anatomy
 from ._edit import Edit
-from ._growing import GrowerState, Growing, replaced, strong
+from ._growing import GrowerState, Growing, on_device, replaced, strong
 from ._maps import UnitMap
 from ._plan import plan
 from ._policy import AbstractPolicy, Decision, moved_units
@@ -50,14 +50,14 @@ def make_room(
     """
     changes = state.decision.widths
     asked_again = any(change.values for change in changes.values())
+    asked = {n: (growing.open[n], c.keep, c.add) for n, c in changes.items()}
     sizes = {}
-    for name, change in changes.items():
-        mask = growing.open[name]
-        units = int(jnp.sum(mask & change.keep) + change.add)
+    for name, (mask, keep, add) in jax.device_get(asked).items():
+        units = int((mask & keep).sum() + add)
         sizes[name] = max(mask.size, grower.buckets.capacity(units))
     growing, state = moved(grower, growing, state, room_edit(growing, sizes))
     if asked_again:
-        state = replaced(state, waiting=jnp.zeros((), bool))
+        state = replaced(state, waiting=on_device(False))
     return growing, state, asked_again
 
 
@@ -67,10 +67,10 @@ def give_back(
     """Lower capacities where the open units leave so much room; closed slots go."""
     sizes = {
         name: grower.buckets.lowered(mask.size, int(mask.sum()))
-        for name, mask in growing.open.items()
+        for name, mask in jax.device_get(growing.open).items()
     }
     growing, state = moved(grower, growing, state, room_edit(growing, sizes))
-    return growing, replaced(state, roomy=jnp.zeros((), bool))
+    return growing, replaced(state, roomy=on_device(False))
 
 
 def room_edit(growing: Growing, sizes: Mapping[str, int]) -> Edit:
@@ -138,5 +138,5 @@ def _maps(growing: Growing, edit: Edit) -> dict[str, UnitMap]:
 
 def _moved_mask(mask: Any, unit_map: UnitMap | None) -> Any:
     if unit_map is None:
-        return jnp.asarray(mask)
-    return jnp.asarray(unit_map.apply(np.asarray(mask), 0))
+        return on_device(mask) if isinstance(mask, np.ndarray) else mask
+    return on_device(unit_map.apply(np.asarray(mask), 0))

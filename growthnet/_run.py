@@ -14,6 +14,7 @@ class Position:
     """Where a run stands, beside its arrays: what Python knows of it.
 
     - `data`: what identifies the data; `served`: how many batches it has given.
+    - `buckets`: the ladder of its capacities (ratio, multiple_of, smallest).
     - `rollbacks`: how often the run went back because its loss was no number.
     - `seconds`: wall time so far; `traces`: programs traced so far.
     - `programs`: which ones: what was traced, and at which capacities. When a run goes
@@ -22,6 +23,7 @@ class Position:
 
     data: Mapping[str, Any]
     served: int
+    buckets: tuple[float | int, int, int]
     rollbacks: int
     seconds: float
     traces: int

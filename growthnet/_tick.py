@@ -81,7 +81,7 @@ class Ticker:
 
             if not growing.policy.on_host:
                 growing, state = cond_pair(due, speak, growing, state)
-            ready = state.waiting & fits(growing, state)
+            ready = state.waiting & fits(growing.open, state.decision)
             growing, state, measured = self._measured(growing, state, batch, ready, nan)
         sizes = _sizes(growing)
         seen = (loss, valid_loss, metrics, sizes, old)

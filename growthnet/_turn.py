@@ -6,11 +6,12 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+import numpy as np
 
 from ._capacity import change_openings, newly_open, Openings
 from ._draws import key_words
 from ._evidence import Evidence
-from ._growing import GrowerState, Growing, replaced
+from ._growing import GrowerState, Growing, on_device, replaced
 from ._optimizer import reset_entries
 from ._paths import array_leaves
 from ._policy import Change, Decision, reborn_units
@@ -81,12 +82,13 @@ def _like(what: str, new: Any, old: Any) -> Any:
     return jax.tree.map(same, new, old)
 
 
-def fits(growing: Growing, state: GrowerState) -> Any:
-    """Does the waiting decision fit the capacity? A traced boolean."""
-    good = jnp.ones((), bool)
-    for name, change in state.decision.widths.items():
-        units = jnp.sum(growing.open[name] & change.keep) + change.add
-        good = good & (units <= growing.open[name].size)
+def fits(open_: Openings, decision: Decision) -> Any:
+    """Does a decision fit the capacity? A traced boolean, or one of numpy: where the
+    host asks, every operation on arrays of JAX would be compiled by itself."""
+    good = np.ones((), bool)
+    for name, change in decision.widths.items():
+        units = (open_[name] & change.keep).sum() + change.add
+        good = good & (units <= open_[name].size)
     return good
 
 
@@ -153,7 +155,7 @@ def no_decision(grower: "Grower", growing: Growing, state: GrowerState) -> Decis
     shapes = eqx.filter_eval_shape(ask, growing, state, example)
     empty = jax.tree.map(
         lambda leaf: (
-            jnp.zeros(leaf.shape, leaf.dtype)
+            on_device(np.zeros(leaf.shape, leaf.dtype))
             if isinstance(leaf, jax.ShapeDtypeStruct)
             else leaf
         ),

@@ -237,7 +237,8 @@ NAMES = ("mlp", "conv", "nnx", "linen", "bfloat16")
 
 def fit(name: str, **options: Any) -> gn.Run:
     """The run of a case."""
-    given = {"steps": 40, "key": jr.key(1), **case(name), **options}
+    given = {"steps": 40, "key": jr.key(1), "buckets": gn.Buckets()}
+    given = {**given, **case(name), **options}
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         return gn.fit(given.pop("net"), given.pop("loss"), given.pop("data"), **given)
 

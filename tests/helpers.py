@@ -1,5 +1,6 @@
 """What several tests need."""
 
+import contextlib
 from typing import Any
 
 import equinox as eqx
@@ -115,3 +116,19 @@ def check_resizes(
         for a, b in zip(expected, jtu.tree_leaves(run(changed, *args)), strict=True):
             off = np.abs(np.asarray(a) - np.asarray(b)).max()
             assert off <= 1e-10 * max(1.0, np.abs(a).max()), f"off by {off}: {edit}"
+
+
+@contextlib.contextmanager
+def counting_compiles():
+    """A list with an entry for every program that is compiled meanwhile."""
+    compiled = []
+
+    def heard(event, *_, **__):
+        if event == "/jax/core/compile/backend_compile_duration":
+            compiled.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(heard)
+    try:
+        yield compiled
+    finally:
+        jax.monitoring.unregister_event_duration_listener(heard)

@@ -234,6 +234,31 @@ def softmax(draw: Any, program: Program, i: int) -> None:
     )
 
 
+REDUCTIONS = {"sum": jnp.sum, "max": jnp.max, "min": jnp.min, "mean": jnp.mean}
+
+
+def reduce_units(draw: Any, program: Program, i: int) -> None:
+    """Over the units of another value."""
+    j = draw(st.integers(0, len(program.values) - 1))
+    how = draw(st.sampled_from(sorted(REDUCTIONS)))
+    program.add(
+        f"v{i} + {how}(v{j}, -1)",
+        program.values[i],
+        lambda p, v: v[i] + REDUCTIONS[how](v[j], axis=-1, keepdims=True),
+    )
+
+
+def reduce_leaf(draw: Any, program: Program, i: int) -> None:
+    """Over all that a leaf holds, as weight decay inside a network would."""
+    leaf = draw(st.sampled_from(sorted(program.leaves)))
+    how = draw(st.sampled_from(sorted(REDUCTIONS)))
+    program.add(
+        f"v{i} * {how}({leaf})",
+        program.values[i],
+        lambda p, v: v[i] * REDUCTIONS[how](p[leaf]),
+    )
+
+
 ORDERINGS = {
     "counted": lambda x: x * jnp.arange(x.shape[-1], dtype=x.dtype)[None],
     "flip": lambda x: jnp.flip(x, axis=-1),
@@ -259,6 +284,8 @@ MOVES = (
     over_time,
     tied,
     softmax,
+    reduce_units,
+    reduce_leaf,
     order,
 )
 

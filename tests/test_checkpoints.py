@@ -39,6 +39,19 @@ def test_a_resumed_run_is_the_uninterrupted_one(name, tmp_path):
     assert repr(run.net) == repr(whole.net)
 
 
+def test_the_ladder_and_the_ration_of_programs_go_along(tmp_path):
+    """By default the first capacity depends on how many steps there are."""
+    short = cases.fit("mlp", steps=5, buckets=None)
+    long = cases.fit("mlp", steps=10, resume=short, buckets=None)
+    assert short.position is not None and long.position is not None
+    assert long.position.buckets == short.position.buckets != (2.0, 1, 1)
+    kept = gn.Checkpoints(tmp_path, every=5, keep=None)
+    with pytest.warns(UserWarning, match="max_traces=1 is spent at step 5"):
+        whole = cases.fit("mlp", max_traces=1, checkpoint=kept)
+    resumed = cases.fit("mlp", max_traces=1, resume=kept.paths()[2])
+    assert cases.content(resumed) == cases.content(whole)
+
+
 # --- a small run, to be loaded in many ways
 
 

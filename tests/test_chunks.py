@@ -26,7 +26,8 @@ def loss(net, batch, key):
 
 def fit(policy, width=3, **options):
     net = eqx.nn.MLP(3, 1, width, 1, activation=jnp.tanh, key=jr.key(0))
-    given = {"data": (X, Y), "steps": 83, "batch_size": 16, **options}
+    given = {"data": (X, Y), "steps": 83, "batch_size": 16, "buckets": gn.Buckets()}
+    given |= options
     return gn.fit(
         net,
         loss,

@@ -125,7 +125,7 @@ class Offering(gn.NoGrowth):
 
 
 def test_newborn_values_wait_for_room_and_are_asked_for_again():
-    result = run(Offering(), steps=7)
+    result = run(Offering(), steps=7, buckets=gn.Buckets())
     (event,) = result.history.events
     # Nine units don't fit eight slots: room is made at step 3, they come at step 6.
     assert (event.step, event.old, event.new) == (6, 4, 9)

@@ -301,6 +301,74 @@ def test_sides_that_are_bent_are_silenced_but_not_shared():
     assert_kept(linear_attention, net, grown, xs)
 
 
+def scores(pairs):
+    """Attention whose scores are a sum over pairs of projections."""
+
+    def call(p, xs):
+        total = sum((xs @ p[a]) @ (xs @ p[b]).T for a, b in pairs)
+        return jax.nn.softmax(total / np.sqrt(p["q"].shape[1])) @ xs
+
+    return call
+
+
+@pytest.mark.parametrize(
+    ("pairs", "shared"),
+    [
+        (["qk"], True),
+        (["qk", "qk"], True),
+        (["qk", "kq"], True),
+        (["qk", "ql"], True),
+        (["qk", "kl"], True),
+        (["lq", "lk"], True),
+        (["qk", "qq"], True),
+        (["qq"], False),
+        (["qk", "kl", "lq"], False),
+    ],
+)
+def test_a_projection_that_is_read_several_times(pairs, shared):
+    net, xs = {n: normal(5, 4) for n in "qkl"}, normal(6, 5)
+    call = scores(pairs)
+    anatomy = gn.trace(net, xs, call=call)
+    width = anatomy.widths[next(w.name for w in anatomy.all_widths if w.size == 4)]
+    exact = width.exactness("clone")[0] == "exact"
+    assert exact == shared
+    if exact:
+        edit = gn.plan(anatomy, {width.name: 8}, init="clone")
+        assert_kept(call, net, edit(net, key=jr.key(0)), xs)
+
+
+@pytest.mark.parametrize("compared", [jnp.max, jnp.min])
+def test_a_reader_that_is_also_compared_has_no_shares(compared):
+    call = lambda p, x: jnp.tanh(x @ p["in"]) @ p["out"] + compared(p["out"], axis=0)
+    net, x = {"in": normal(5, 4), "out": normal(4, 2)}, normal(5)
+    (width,) = gn.trace(net, x, call=call).all_widths
+    assert width.exactness("clone")[0] == "not preserving"
+
+
+def test_the_side_that_is_also_compared_has_no_shares():
+    def call(p, xs):
+        q, k = xs @ p["q"], xs @ p["k"]
+        return jax.nn.softmax(q @ k.T / np.sqrt(4) + k.max(1)[None]) @ xs
+
+    net, xs = {"q": normal(5, 4), "k": normal(5, 4)}, normal(6, 5)
+    anatomy = gn.trace(net, xs, call=call)
+    edit = gn.plan(anatomy, {"k": 8}, init="clone")
+    assert_kept(call, net, edit(net, key=jr.key(0)), xs)
+
+
+def test_copies_of_queries_in_either_branch():
+    net = {"q": normal(5, 4), "k": normal(5, 4)}
+    branch = scores(["qk"])
+    call = lambda p, xs: jax.lax.cond(xs[0, 0] > 0, branch, branch, p, xs)
+    xs = normal(6, 5)
+    anatomy = gn.trace(net, xs, call=call)
+    (width,) = [w for w in anatomy.all_widths if w.size == 4]
+    assert width.exactness("clone") == ("exact", "")
+    grown = gn.plan(anatomy, {width.name: 8}, init="clone")(net, key=jr.key(0))
+    for inputs in (xs, -xs):
+        assert_kept(call, net, grown, inputs)
+
+
 # --- gradients inside, weights of weights
 
 
@@ -374,6 +442,18 @@ def test_a_softmax_over_the_units_grows_by_copies_alone():
 def sum_inside(p, x):
     h = x @ p["in"]
     return jnp.tanh(jnp.sum(h)) * (jnp.tanh(h) @ p["out"])
+
+
+def test_a_softmax_over_units_and_others_has_no_copies():
+    """The sum over copies, and over what isn't copied, goes with no power."""
+
+    def call(p, x):
+        joined = jnp.concatenate([jnp.tanh(p["in"] @ x), x])
+        return p["out"] @ jax.nn.softmax(joined)
+
+    net, x = {"in": normal(4, 4), "out": normal(2, 8)}, normal(4)
+    (width,) = gn.trace(net, x, call=call).all_widths
+    assert width.growable and width.exactness("clone")[0] == "not preserving"
 
 
 def test_a_sum_that_a_bend_follows_can_do_nothing_by_copies():

@@ -45,7 +45,8 @@ def fit(net=None, data=(X, Y), **options):
 
 
 def test_a_run_grows_to_its_target_and_says_so():
-    run = fit(predict=predict, valid=(X, Y), batch_size=16, steps=300)
+    given = {"batch_size": 16, "steps": 300, "buckets": gn.Buckets()}
+    run = fit(predict=predict, valid=(X, Y), **given)
     assert run.sizes == {"layers[0]": 9}
     assert run.net.layers[0].out_features == run.net.width_size == 9
     again = gn.trace(run.net, (X, Y), call=predict)
@@ -222,4 +223,9 @@ def test_buckets_are_a_ladder():
     assert [gn.Buckets().capacity(n) for n in (1, 2, 3, 5, 9)] == [1, 2, 4, 8, 16]
     assert [gn.Buckets(1.5, 8).capacity(n) for n in (1, 9, 17, 25)] == [8, 16, 24, 40]
     assert [gn.Buckets(1).capacity(n) for n in (1, 7, 12)] == [1, 7, 12]
+    small = gn.Buckets(smallest=6)
+    assert [small.capacity(n) for n in (1, 6, 7, 13)] == [6, 6, 12, 24]
+    assert [small.lowered(24, n) for n in (7, 6, 1)] == [24, 12, 6]
+    with pytest.raises(ValueError, match=r"Buckets\(smallest=0\): a whole number"):
+        gn.Buckets(smallest=0)
     assert [gn.Buckets().lowered(16, n) for n in (16, 5, 4, 1)] == [16, 16, 8, 2]

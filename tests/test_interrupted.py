@@ -75,6 +75,7 @@ def fit(**options: Any) -> gn.Run:
         "policy": gn.NoGrowth(every=5),
         "steps": 60,
         "key": jr.key(3),
+        "buckets": gn.Buckets(),
         **options,
     }
     return gn.fit(net, loss, given.pop("data"), **given)

@@ -16,10 +16,12 @@ import pytest
 from optax import contrib
 
 from growthnet import _optimizer, _state_links
+from growthnet._first_state import initial_state
 from growthnet._layout import Atom
 from growthnet._maps import AxisEdit, LeafEdit, MapPair, PlaceEdit, UnitMap
 from growthnet._optimizer import move_state, reset_entries, state_links
 
+from .helpers import counting_compiles
 from .optimizer_cases import CASES, CHANGES, CLONE, FAST, mlp, moved_mlp, UNITS
 
 
@@ -502,6 +504,26 @@ def test_leaves_that_come_and_go_with_the_sizes():
     assert len(jax.tree.leaves(moved)) > len(jax.tree.leaves(state))
     reasons = {row.reason for row in report.rows if row.action == "reset"}
     assert reasons == {"the old state has no such leaf"}
+
+
+@pytest.mark.parametrize("name", each(CASES))
+def test_a_first_state_is_what_init_gives(name):
+    case = CASES[name]
+    optimizer, params = case.make(), case.wrap(mlp(5))
+    read, run = initial_state(optimizer, params), optimizer.init(params)
+    assert jax.tree.structure(read) == jax.tree.structure(run)
+    for path, x, y in zip(paths(run), *map(jax.tree.leaves, (read, run)), strict=True):
+        assert jnp.result_type(x) == jnp.result_type(y)
+        np.testing.assert_array_equal(bits(x), bits(y), path)
+
+
+def test_a_first_state_compiles_nothing():
+    params, optimizer = mlp(29), optax.adamw(optax.cosine_decay_schedule(0.1, 9))
+    with counting_compiles() as compiled:
+        initial_state(optimizer, params)
+        assert not compiled
+        optimizer.init(params)
+    assert compiled
 
 
 def test_inits_that_numpy_does_not_read_are_run():

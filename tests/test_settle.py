@@ -157,3 +157,17 @@ def test_numbers_are_accounted_for_in_few_readings(monkeypatch):
         assert width.exactness("zero_out")[0] == "exact"
         assert len(width.silent.scales) == 1
     assert counted.count <= 2
+
+
+def test_a_size_that_is_silently_fixed_is_noticed():
+    """At the size that is traced nothing is cut off, and nothing fails at others."""
+    net = {"in": jr.normal(jr.key(0), (3, 5)), "out": jr.normal(jr.key(1), (5, 2))}
+
+    def call(p, x):
+        h = jnp.tanh(x @ p["in"])
+        return h @ p["out"] + h[:5].sum()
+
+    anatomy = gn.trace(net, jnp.ones(3), call=call)
+    (width,) = [w for w in anatomy.all_widths if w.size == 5]
+    assert not width.growable
+    assert "a size is fixed in the code" in width.reasons[0]

@@ -160,32 +160,26 @@ CHANGES: dict[str, Any] = {
 }
 
 
+def growable(anatomy):
+    return {w.name: w.growable for w in anatomy.all_widths}
+
+
 def hold(law, name, dtype="float32", *, program=False, only=None):
     """Holds one model against one law, through its own code or through the program that
-    was traced; with `only`, one of its changes."""
+    was traced, which has the same widths; with `only`, one of its changes."""
     if law == "alive_newborns" and not MODELS[name].at().differentiable:
         pytest.skip("no gradient through a while loop")
     with jax.enable_x64(dtype == "float64"):
         case, anatomy = case_of(name, dtype=dtype), anatomy_of(name, dtype)
         if program:
-            call = anatomy.program(any_size=True)
+            call = anatomy.program()
             case = dataclasses.replace(case, name=f"{name}, replayed", call=call)
-            anatomy = replayed(case, anatomy)
+            found = gn.trace(case.net, *case.args, call=call)
+            assert growable(found) == growable(anatomy)
+            anatomy = found
         resizes = list(CHANGES[law](anatomy))
         for resize in resizes if only is None else [resizes[only % len(resizes)]]:
             LAWS[law](case, resize)
-
-
-def replayed(case, anatomy):
-    """What is read of the program at any size: what the network's own code gives, but
-    for widths whose sizes don't follow from shapes (16 may be 4 heads of 4, or 8 of 2);
-    `check_program` gives these."""
-    found = gn.trace(case.net, *case.args, call=case.call)
-    for width in anatomy.all_widths:
-        again = found.widths[width.name]
-        untold = any("doesn't tell the sizes" in why for why in again.reasons)
-        assert again.growable == (width.growable and not untold)
-    return found
 
 
 # One law for each model, and so several models for each law.

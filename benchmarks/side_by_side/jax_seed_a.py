@@ -29,7 +29,8 @@ def nets(params: dict[str, Any]) -> Net:
 def run(job: dict[str, Any]) -> dict[str, Any]:
     """Seconds of all steps, and of the compile before them."""
     made, count = trials(job["trials"]), job["trials"]
-    given = (nets(made["params"]), setting(count), *(made[k].T for k in ("x", "y")))
+    how = setting(count, size_input=job.get("size_input", True))
+    given = (nets(made["params"]), how, *(made[k].T for k in ("x", "y")))
     program = {"last": train, "vmapped": train_vmapped}[job["style"]]
     started = time.perf_counter()
     compiled = program.lower(*given, epochs=job["steps"]).compile()

@@ -58,6 +58,11 @@ def seed(settings: Settings) -> None:
         name: Arm("jax_seed_a", {"trials": 200, "steps": long, "style": style})
         for name, style in (("JAX, vmapped", "vmapped"), ("JAX, networks last", "last"))
     }
+    # A policy can't feed the size to the units, so these two do without.
+    blind: dict[str, Any] = {"trials": 200, "steps": long}
+    without = {**blind, "style": "vmapped", "size_input": False}
+    arms["JAX, vmapped, no size input"] = Arm("jax_seed_a", without)
+    arms["growthnet, no size input"] = Arm("growthnet_seed_a", blind)
     for style, trials, steps, threads in (
         ("eager", 200, max(10, short // 50), (1, None)),
         ("vmap", 200, short, (1, None)),

@@ -11,7 +11,15 @@ import numpy as np
 
 from .._anatomy import Anatomy
 from .._inits import Clone, kind_of
-from ._measure import batched, broken, call_of, differing_leaf, Reference, told
+from ._measure import (
+    batched,
+    broken,
+    call_of,
+    differing_leaf,
+    Reference,
+    resized_case,
+    told,
+)
 from ._networks import Case
 from ._ops import OPS, Ops, read
 from ._resizes import Resize
@@ -108,7 +116,7 @@ def shrink_is_silence(case: Case, resize: Resize, *, ops: Ops = OPS) -> None:
     what = f"{told(anatomy, shrunk)}, keeping " + ", ".join(
         f"{k.tolist()} of {name}" for name, k in keep.items()
     )
-    smaller = Case(repr(case), removed, case.args, case.call)
+    smaller = resized_case(case, removed, edit.after)
     reference = Reference(smaller, edit.after, resize.seed)
     masks = {
         name: jnp.asarray(np.isin(np.arange(anatomy.widths[name].size), k))

@@ -15,7 +15,15 @@ import numpy as np
 from .._edit import Edit
 from .._inits import Clone
 from .._paths import array_leaves
-from ._measure import batched, broken, call_of, clonable, entries_of, told
+from ._measure import (
+    batched,
+    broken,
+    call_of,
+    clonable,
+    entries_of,
+    resized_case,
+    told,
+)
 from ._networks import Case, draw_inputs
 from ._ops import OPS, Ops, read
 from ._resizes import Resize
@@ -83,15 +91,17 @@ class _Trial:
         key = jr.key(self.seed + attempt)
         net = self.ops.apply(edit, self.case.net, key=key)
         batch = draw_inputs(self.case, self.seed + attempt)
-        call = call_of(self.case)
-        wanted = self._targets(net, batch, attempt)
+        call = call_of(resized_case(self.case, net, edit.after))
+        wanted = self._targets(call, net, batch, attempt)
         steps = array_leaves(_two_steps(call)(net, batch, wanted))
         host = {path: np.asarray(g, np.float64) for path, g in steps.items()}
         return [{path: g[step] for path, g in host.items()} for step in (0, 1)]
 
-    def _targets(self, net: Any, batch: Any, attempt: int) -> list[np.ndarray]:
+    def _targets(
+        self, call: Callable[..., Any], net: Any, batch: Any, attempt: int
+    ) -> list[np.ndarray]:
         rng = np.random.default_rng([self.seed + attempt, 5])
-        made = eqx.filter_eval_shape(batched, call_of(self.case), net, batch)
+        made = eqx.filter_eval_shape(batched, call, net, batch)
         return [rng.standard_normal(x.shape).astype(x.dtype) for x in made]
 
     def first_complaint(self, edit: Edit, look: Callable[..., str]) -> str:

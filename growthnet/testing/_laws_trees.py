@@ -13,7 +13,14 @@ from .._inits import Clone
 from .._paths import array_leaves
 from .._programs import abstract
 from ._laws import small_noise
-from ._measure import broken, clonable, differing_leaf, told, tolerance
+from ._measure import (
+    broken,
+    clonable,
+    differing_leaf,
+    resized_case,
+    told,
+    tolerance,
+)
 from ._networks import Case
 from ._ops import OPS, Ops, read
 from ._resizes import Resize
@@ -102,7 +109,7 @@ def truth(case: Case, resize: Resize, *, ops: Ops = OPS) -> None:
     _true_arrays(case, edit, net, what)
     _true_statics(case, sizes, net, what)
     _explained(case, edit, net, what)
-    result = Case(repr(case), net, case.args, case.call)
+    result = resized_case(case, net, edit.after)
     try:
         again = read(result, ops)
     except Exception as error:

@@ -16,6 +16,7 @@ from .._asked import default_call
 from .._aux import returned
 from .._layout import Atom, Place, spread
 from .._paths import array_leaves, fresh, is_array
+from .._replayed import Replayed
 from .._widths import Member
 from ._networks import Case, draw_inputs, is_inexact
 
@@ -61,6 +62,20 @@ def summands(anatomy: Anatomy) -> int:
 def call_of(case: Case) -> Callable[..., Any]:
     """The case's `call`, or how its network is called by default."""
     return case.call or default_call(case.net)
+
+
+def resized_case(case: Case, net: Any, after: Anatomy) -> Case:
+    """The case with its network at other sizes; a traced program goes to them too."""
+    call = case.call
+    if isinstance(call, Replayed):
+        call = _program(call, after)
+    return Case(case.name, net, case.args, call)
+
+
+@ft.lru_cache(maxsize=64)
+def _program(call: Replayed, after: Anatomy) -> Replayed:
+    # One program per anatomy, so that what is compiled for it is found again.
+    return call.at(after)
 
 
 def outputs(case: Case, net: Any, batch: tuple[Any, ...]) -> list[np.ndarray]:
@@ -111,7 +126,8 @@ class Reference:
 
     def compare(self, law: str, net: Any, after: Anatomy, what: str) -> None:
         """Raises if a network's outputs aren't these."""
-        self.compare_values(law, outputs(self.case, net, self.batch), after, what)
+        resized = resized_case(self.case, net, after)
+        self.compare_values(law, outputs(resized, net, self.batch), after, what)
 
     def compare_values(
         self, law: str, values: Sequence[Any], after: Anatomy, what: str

@@ -41,6 +41,24 @@ def mixer(d: int = 5, p: int = 7, c: int = 11) -> Model:
     return Model(make, ((6, 3),), widths, _mixer)
 
 
+def _curve(net, x):
+    outer = jnp.einsum("i,j->ij", x, net["spread"]) + net["offset"][None]
+    first = jnp.tanh(x[:, None] * net["slope"][None] + net["bias"][None])
+    return first @ net["out"] + jnp.sin(outer) @ net["last"]
+
+
+@register(a=3, b=3)
+def curve(a: int = 5, b: int = 7) -> Model:
+    """Of numbers: vectors spread them over the units, no matrix does."""
+
+    def make(key):
+        first = {"bias": jnp.zeros(a), "out": jnp.zeros((a, 2)), "slope": jnp.zeros(a)}
+        last = {"last": jnp.zeros((b, 2)), "offset": jnp.zeros(b)}
+        return {**first, **last, "spread": jnp.zeros(b)}
+
+    return Model(make, ((4,),), {"slope": free(a), "spread": free(b)}, _curve)
+
+
 def _bilinear(net, x, y):
     mixed = jnp.einsum("kij,j->ki", net[1], jnp.tanh(net[2] @ y))
     return jnp.einsum("ki,i->k", mixed, jnp.tanh(net[0] @ x))

@@ -32,7 +32,7 @@ def _whole_number(least: int) -> Callable[[str], int]:
     return read
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> _Parser:
     parser = _Parser(
         prog="growthnet", description="Grow and shrink JAX networks while they train."
     )

@@ -31,6 +31,7 @@ from ._saved import (
     numbers_of,
     parts_of,
     Saved,
+    states_in,
     well_formed,
     widths_of,
 )
@@ -75,6 +76,10 @@ def restored(
     del parts["key"]
     _check_numbers(saved, parts)
     new = _filled(saved, parts)
+    then, now = saved.record["optimizer"], states_in(state.opt_state)
+    if then != now:
+        text = f"its optimizer is {_plainly(then)}"
+        raise _other(saved, text, _plainly(now), "optimizer")
     _check_given(saved, "policy", grower.policy, new)
     parts = {**map_arrays(parts, new), "policy": grower.policy}
     parts["key"] = _array_of(saved, "key", key)
@@ -154,6 +159,10 @@ def position_of(saved: Saved) -> Position | None:
             seconds=seconds,
             programs=programs,
         )
+
+
+def _plainly(names: Any) -> str:
+    return ", ".join(map(str, names)) or "nothing"
 
 
 def _listed(names: Any) -> str:

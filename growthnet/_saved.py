@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import importlib.metadata
+import re
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -33,6 +34,7 @@ PARTS = {
     "widths": list,
     "policy": str,
     "every": int,
+    "optimizer": list,
     "numbers": dict,
     "keys": dict,
     "decision": dict,
@@ -140,6 +142,7 @@ def saved(
         "widths": widths_of(growing.anatomy, capacities),
         "policy": class_of(growing.policy),
         "every": growing.policy.every,
+        "optimizer": states_in(state.opt_state),
         "numbers": numbers_of(parts),
         "keys": keys,
         "decision": {
@@ -182,6 +185,11 @@ def _versions() -> dict[str, str]:
 
 def class_of(policy: Any) -> str:
     return type(policy).__qualname__
+
+
+def states_in(opt_state: Any) -> list[str]:
+    """The classes of an optimizer's states, of those without numbers too."""
+    return re.findall(r"namedtuple\[(\w+)\]", str(jax.tree.structure(opt_state)))
 
 
 def numbers_of(parts: Any) -> dict[str, str]:

@@ -4,6 +4,8 @@ import dataclasses
 import json
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -120,6 +122,10 @@ def test_a_loop_of_ones_own_goes_on(own, tmp_path):
 
 DEEP = eqx.nn.MLP(4, 2, 3, 2, key=jr.key(0))
 OTHERS = [
+    (
+        {"optimizer": optax.adamw(1e-2)},
+        "its optimizer is ScaleByAdamState, EmptyState, here .*State, EmptyState, Emp",
+    ),
     (
         {"optimizer": optax.sgd(0.1)},
         "the file has 'opt_state.0..count', which the optimizer at hand lacks",
@@ -277,3 +283,21 @@ def test_inspect_says_what_is_wrong(path, tmp_path, capsys):
     for given, text in ((bad, "cut short"), (tmp_path / "no", "No such file")):
         assert main(["inspect", str(given)]) == 1
         assert text in capsys.readouterr().err
+
+
+# --- documentation
+
+
+def test_the_documentation_runs(tmp_path, monkeypatch):
+    text = (Path(__file__).parent.parent / "docs" / "checkpoints.md").read_text("utf-8")
+    blocks = [part.split("```")[0] for part in text.split("```python\n")[1:]]
+    monkeypatch.chdir(tmp_path)
+    scope: dict[str, Any] = {}
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        for block in blocks:
+            exec(compile(block, "docs/checkpoints.md", "exec"), scope)
+    assert eqx.tree_equal(scope["net"], scope["run"].net)
+    ticks = scope["run"].history.ticks
+    assert [tick.step for tick in ticks] == list(range(10, 1001, 10))
+    assert int(scope["state"].step) == 1000 and int(scope["kept"].state.step) == 50
+    assert "size/layers[0]" in scope["scalars"](dataclasses.asdict(ticks[-1]))

@@ -97,7 +97,7 @@ def test_data_that_fails_leaves_the_run_before(how, kind, text, tmp_path):
     whole = fit(data=batches())
     with pytest.raises(kind, match=text) as caught:
         fit(data=batches(at_42=how), checkpoint=tmp_path)
-    run = caught.value.run
+    run = vars(caught.value)["run"]
     assert int(run.state.step) == 40, "whole ticks of the batches that there were"
     assert "the run as of step 40 is kept" in "".join(caught.value.__notes__)
     if how == "raises":
@@ -119,7 +119,7 @@ def test_an_interrupted_run_goes_on(tmp_path):
     for options in ({}, {"checkpoint": tmp_path}):
         with pytest.raises(KeyboardInterrupt) as caught:
             fit(chunk=1, callback=interrupt, **options)
-        assert content(fit(resume=caught.value.run)) == content(whole)
+        assert content(fit(resume=vars(caught.value)["run"])) == content(whole)
     kept = gn.Checkpoints(tmp_path)
     assert [path.stem for path in kept.paths()] == ["step-0000000025"]
     assert content(fit(checkpoint=kept)) == content(whole)
@@ -129,7 +129,7 @@ def test_an_error_at_the_start_leaves_nothing(tmp_path):
     def fails(updates, state, params=None):
         raise RuntimeError("wrong code")
 
-    broken = optax.GradientTransformation(lambda params: None, fails)
+    broken = optax.GradientTransformation(optax.sgd(0.1).init, fails)
     with pytest.raises(RuntimeError, match="wrong code"):
         fit(optimizer=broken, checkpoint=tmp_path)
     assert not list(tmp_path.iterdir())
@@ -185,8 +185,10 @@ def test_a_full_disk_loses_nothing(where, tmp_path, monkeypatch):
     assert "it couldn't be saved" in caught.value.__notes__[-1]
     assert [p.name for p in tmp_path.iterdir()] == ["step-0000000020.safetensors"]
     assert kept.paths()[0].read_bytes() == before
-    assert int(caught.value.run.state.step) == 40, "what had been done is there"
-    assert content(fit(resume=caught.value.run)) == content(whole)
+    assert int(vars(caught.value)["run"].state.step) == 40, (
+        "what had been done is there"
+    )
+    assert content(fit(resume=vars(caught.value)["run"])) == content(whole)
     assert content(fit(checkpoint=kept)) == content(whole)
 
 
@@ -212,7 +214,7 @@ def test_a_loss_that_is_no_number_stops_before_what_did_it(tmp_path):
         "the loss is nan in steps 31 to 35; the last change before was at step 30: "
         "w 7 -> 8 (opened)"
     )
-    run = caught.value.run
+    run = vars(caught.value)["run"]
     assert int(run.state.step) == 25 and run.sizes == {"w": 7}
     assert run.history.ticks[-1].step == 25
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(run.net))
@@ -239,7 +241,8 @@ def test_a_run_goes_back_and_on(chunk, tmp_path):
             callback=told.append,
         )
     assert int(run.state.step) == 60
-    assert run.position.rollbacks == 1 and run.position.served == 60 + 10
+    assert run.position is not None
+    assert (run.position.rollbacks, run.position.served) == (1, 60 + 10)
     # As if the batches from the good step to the end of the bad tick weren't there,
     # and the key another from there on.
     losses = lambda run: [tick.loss for tick in run.history.ticks[:3]]

@@ -55,25 +55,28 @@ class Guard:
 
     def fault(
         self, reports: Sequence[Report], events: Sequence[GrowthEvent], first: int
-    ) -> Fault | None:
-        """The first tick of a call whose loss isn't finite, if there is one.
+    ) -> Fault:
+        """The first tick of a call whose loss isn't finite, where there is one.
 
         **Arguments:** what the call reported; the events so far, its own too; the step
         at which the run began (or was resumed).
         """
-        for report in reports:
-            if not self.finite([report]):
-                end = int(report.step)
-                begin = end - int(report.count)
-                good = max(first, (begin - 1) // self.every * self.every)
-                text = f"the loss is {float(report.loss)} in steps {begin + 1} to {end}"
-                return Fault(end, good, f"{text}; {_last_change(events, begin)}")
-        return None
+        report = next(report for report in reports if not self.finite([report]))
+        end = int(report.step)
+        begin = end - int(report.count)
+        good = max(first, (begin - 1) // self.every * self.every)
+        text = f"the loss is {float(report.loss)} in steps {begin + 1} to {end}"
+        return Fault(end, good, f"{text}; {_last_change(events, begin)}")
 
     def finite(self, reports: Sequence[Report]) -> bool:
         """Are the losses of all ticks numbers? A tick of no steps has none."""
         losses = [report.loss for report in reports if report.count]
         return self.on_nan == "ignore" or all(map(math.isfinite, losses))
+
+    def proven(self, before: Stand, after: Stand) -> Stand:
+        """What to go back to if the next call's first loss is bad. It is a whole run
+        that is held for that, so not where nobody looks."""
+        return after if self.on_nan == "ignore" else before
 
     def poisoned(self, trained: Any) -> bool:
         """Are there weights that are no numbers? The next loss will say so; meanwhile

@@ -76,6 +76,8 @@ def _net(saved: Saved) -> dict[str, Any]:
 
 
 def _widths(saved: Saved) -> str:
+    if not saved.record["widths"]:
+        return "no width of this network grows"
     rows = [("width", "units", "capacity", "members (path:axis; * is the cover)")]
     for width in saved.record["widths"]:
         name, cover = width["name"], width["cover"]
@@ -90,6 +92,7 @@ def _widths(saved: Saved) -> str:
 def _leaves(saved: Saved) -> str:
     rows = [("leaf", "dtype", "shape at capacity")]
     for name, array in _net(saved).items():
+        name = name or "the network"
         rows.append((name, str(array.dtype), str(list(array.shape))))
     return "\n".join(columns(rows, left=(0, 1, 2)))
 
@@ -98,7 +101,19 @@ def _history(history: History) -> list[str]:
     """Sizes over time, and the events."""
     if not history.ticks:
         return ["no records: the run wasn't one of `fit`"]
+    first, final = history.ticks[0], history.ticks[-1]
+    loss = (
+        f"loss {first.loss:.5g} at step {first.step}, {final.loss:.5g} at {final.step}"
+    )
+    head, table = f"{loss}; {final.seconds:.1f} s", history.table(rows=MOST_ROWS)
+    return [head, *_sizes_over_time(history), table]
+
+
+def _sizes_over_time(history: History) -> list[str]:
+    """A row for every step at which a size changed."""
     names = history.widths
+    if not names:
+        return []
     known = [dict(zip(*history.sizes_of(name), strict=True)) for name in names]
     steps = sorted({step for sizes in known for step in sizes})
     rows, last = [], [""] * len(names)
@@ -111,9 +126,4 @@ def _history(history: History) -> list[str]:
         half = MOST_ROWS // 2
         left_out = ("...", *("..." for _ in names))
         rows = [*rows[:half], left_out, *rows[-half:]]
-    sizes = "\n".join(columns([("step", *names), *rows], left=()))
-    first, final = history.ticks[0], history.ticks[-1]
-    loss = (
-        f"loss {first.loss:.5g} at step {first.step}, {final.loss:.5g} at {final.step}"
-    )
-    return [f"{loss}; {final.seconds:.1f} s", sizes, history.table(rows=MOST_ROWS)]
+    return ["\n".join(columns([("step", *names), *rows], left=()))]

@@ -119,22 +119,24 @@ class Loop:
                 before = self._with_batches(before)
             last = self.steps if fault is None else fault.good
             stand, reports, events = self._stretch(before, last)
-            known = [*self.journal.history.events, *it.chain(*events)]
-            found = self.guard.fault(reports, known, first)
-            if found is not None:
-                fault = found
-                if isinstance(self.stream, BatchStream) and before.batches is not None:
-                    rest = range(fault.end, before.end)
-                    self.stream.put_back(before.batches, rest)
-                # The first loss of a call speaks for the state that it began with.
+            if self.guard.finite(reports):
+                self._record(stand, reports, events)
+                # Its losses speak for the state that it began with.
+                proven = self.guard.proven(before, stand)
+            else:
+                known = [*self.journal.history.events, *it.chain(*events)]
+                fault = self.guard.fault(reports, known, first)
+                self._take_back(before, fault)
                 self.stand = before if before.step <= fault.good else proven
                 self.journal.rewind(self.stand.step)
-            else:
-                proven = before
-                self._record(stand, reports, events)
             if fault is not None and self.stand.step == fault.good:
                 self._turn_back(fault)
                 first, fault, proven = self.stand.step, None, self.stand
+
+    def _take_back(self, stand: Stand, fault: Fault) -> None:
+        """Batches behind the bad ones are for later."""
+        if isinstance(self.stream, BatchStream) and stand.batches is not None:
+            self.stream.put_back(stand.batches, range(fault.end, stand.end))
 
     def _stretch(
         self, before: Stand, last: int

@@ -171,7 +171,7 @@ def start_line(step: int) -> str:
 def line_of(record: Tick | GrowthEvent) -> str:
     """The line of one record, strictly JSON."""
     name = "tick" if isinstance(record, Tick) else "event"
-    entry = {"record": name, **dataclasses.asdict(record)}
+    entry = {"record": name, **vars(record)}
     return json.dumps(_to_json(entry), allow_nan=False)
 
 

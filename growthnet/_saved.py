@@ -18,7 +18,7 @@ from ._anatomy import Anatomy
 from ._container import CheckpointError, MALFORMED, read_container, write_container
 from ._growing import GrowerState, Growing
 from ._history import History
-from ._paths import array_leaves, named_leaves
+from ._paths import is_array, named_leaves
 from ._run import Position
 
 
@@ -122,7 +122,7 @@ def saved(
     """Everything of a run, on the host."""
     parts = parts_of(growing, state)
     gates = {name: jnp.asarray(gate) for name, gate in growing.gates().items()}
-    found = array_leaves({**parts, "decision": state.decision.widths, "gates": gates})
+    found = _named({**parts, "decision": state.decision.widths, "gates": gates})
     keys = {name: str(jr.key_impl(x)) for name, x in found.items() if is_key(x)}
     plain = {name: jr.key_data(x) if name in keys else x for name, x in found.items()}
     arrays = {name: np.asarray(x) for name, x in jax.device_get(plain).items()}
@@ -153,6 +153,22 @@ def saved(
         "overflowed": overflowed,
     }
     return Saved("the run", record, arrays)
+
+
+def _named(tree: Any) -> dict[str, Any]:
+    """The arrays of a tree by name.
+
+    **Raises:** `ValueError` where a name means two of them.
+    """
+    found: dict[str, Any] = {}
+    for name, leaf in named_leaves(tree):
+        if is_array(leaf) and found.setdefault(name, leaf) is not leaf:
+            raise ValueError(
+                f"two arrays of the run are called {name!r}, so it can't be saved; "
+                "register the class around them with key paths "
+                "(jax.tree_util.register_pytree_with_keys)"
+            )
+    return found
 
 
 def parts_of(growing: Growing, state: GrowerState) -> dict[str, Any]:

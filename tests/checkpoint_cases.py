@@ -80,8 +80,7 @@ class HostSteps(gn.AbstractPolicy):
 
     def step(self, trainable, memory, evidence, *, key):
         del key
-        add = {5: 2, 20: 1}.get(int(evidence.step), 0)
-        init = "drawn" if evidence.step == 20 else "zero_out"
+        add, init = (2, "drawn") if evidence.step == 5 else (0, "zero_out")
         changes = {}
         for name, mask in evidence.open.items():
             keep = np.array(mask)
@@ -237,7 +236,7 @@ NAMES = ("mlp", "conv", "nnx", "linen", "bfloat16")
 
 def fit(name: str, **options: Any) -> gn.Run:
     """The run of a case."""
-    given = {"steps": 40, "key": jr.key(1), "buckets": gn.Buckets()}
+    given = {"steps": 40, "key": jr.key(1), "buckets": gn.Buckets(ratio=4)}
     given = {**given, **case(name), **options}
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         return gn.fit(given.pop("net"), given.pop("loss"), given.pop("data"), **given)

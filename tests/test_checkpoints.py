@@ -41,12 +41,16 @@ def test_a_resumed_run_is_the_uninterrupted_one(name, tmp_path):
     assert repr(run.net) == repr(whole.net)
 
 
-def test_the_ladder_and_the_ration_of_programs_go_along(tmp_path):
+def test_the_ladder_of_capacities_goes_along():
     """By default the first capacity depends on how many steps there are."""
     short = cases.fit("mlp", steps=5, buckets=None)
     long = cases.fit("mlp", steps=10, resume=short, buckets=None)
     assert short.position is not None and long.position is not None
     assert long.position.buckets == short.position.buckets != (2.0, 1, 1)
+
+
+@pytest.mark.slow
+def test_the_ration_of_programs_goes_along(tmp_path):
     kept = gn.Checkpoints(tmp_path, every=5, keep=None)
     with pytest.warns(UserWarning, match="max_traces=1 is spent at step 5"):
         whole = cases.fit("mlp", max_traces=1, checkpoint=kept)
@@ -134,11 +138,14 @@ OTHERS = [
         {"optimizer": optax.adam(optax.linear_schedule(0.1, 0.0, 9))},
         "the optimizer at hand has 'opt_state.1..count', which the file lacks",
     ),
-    ({"net": mlp(inputs=5)}, r"'net.layers\[0\].weight' is float32\[8, 4\] there, and"),
+    (
+        {"net": mlp(inputs=5)},
+        r"'net.layers\[0\].weight' is float32\[16, 4\] there, and",
+    ),
     ({"net": mlp(use_bias=False)}, r"the width 'layers\[0\]' has members \['layers"),
     (
         {"net": mlp(dtype=jnp.bfloat16)},
-        r"is float32\[8, 4\] there, and bfloat16\[8, 4\]",
+        r"is float32\[16, 4\] there, and bfloat16\[16, 4\]",
     ),
     ({"policy": cases.Ages(every=7)}, "its `every` is 5, here 7"),
     ({"policy": gn.NoGrowth()}, "its policy is Ages, here NoGrowth"),
@@ -260,7 +267,7 @@ def test_inspect_tells_what_is_saved(run, path, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "a run at step 15" in printed and "policy Ages" in printed
     assert "layers[0].weight:0, layers[0].bias:0, layers[1].weight:1*" in printed
-    assert "layers[1].weight  float32  [2, 8]" in printed
+    assert "layers[1].weight  float32  [2, 16]" in printed
     for event in run.history.events:
         assert f"{event.old} -> {event.new}" in printed
     assert main(["inspect", "--json", str(path)]) == 0

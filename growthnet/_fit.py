@@ -35,7 +35,7 @@ def fit(
     loss: Callable[..., Any],
     data: Any,
     *,
-    optimizer: optax.GradientTransformation,
+    optimizer: optax.GradientTransformation | optax.MultiSteps,
     policy: AbstractPolicy,
     steps: int,
     key: Any,

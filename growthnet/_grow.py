@@ -104,7 +104,7 @@ def grow(
     loss: Callable[..., Any],
     data: Any,
     *,
-    optimizer: optax.GradientTransformation,
+    optimizer: optax.GradientTransformation | optax.MultiSteps,
     policy: AbstractPolicy,
     steps: int,
     key: Any,
@@ -164,7 +164,7 @@ def grow(
 
 def grower_of(
     policy: AbstractPolicy,
-    optimizer: optax.GradientTransformation,
+    optimizer: optax.GradientTransformation | optax.MultiSteps,
     capacity: int | dict[str, int],
     widths: str | Iterable[str],
     trainable: Any,

@@ -81,7 +81,7 @@ class Grower:
     def __init__(
         self,
         policy: AbstractPolicy,
-        optimizer: optax.GradientTransformation,
+        optimizer: optax.GradientTransformation | optax.MultiSteps,
         *,
         widths: str | Iterable[str] = "*",
         trainable: Any = None,

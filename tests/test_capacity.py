@@ -6,14 +6,10 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-import optax
 import pytest
 from hypothesis import given
 
 import growthnet as gn
-from growthnet._capacity import compacting, reserving
-
-from .helpers import lenient
 
 
 X = jr.normal(jr.key(9), (16, 3))
@@ -125,93 +121,6 @@ def test_gates_are_differentiable_and_fold(mlp, anatomy):
     assert folded.layers[0].weight.shape == (3, 3)
     gated = gn.gate(mlp, anatomy, {"layers[0]": gates})
     assert np.allclose(outputs(folded), outputs(gated), atol=1e-6)
-
-
-OPTIMIZERS = {
-    "adamw": lenient(optax.adamw(1e-2, weight_decay=0.1)),
-    "clipped": lenient(optax.chain(optax.clip_by_global_norm(0.5), optax.adam(1e-2))),
-    "momentum": lenient(
-        optax.sgd(optax.cosine_decay_schedule(1e-2, 100), momentum=0.9)
-    ),
-}
-
-
-@pytest.mark.parametrize("name", OPTIMIZERS)
-def test_a_reserved_network_trains_as_the_compact_one(name):
-    """Law 8: same decisions and newborns, 100 steps in float64."""
-    with jax.enable_x64(True):
-        x = jr.normal(jr.key(1), (16, 3), "float64")
-        y = jnp.sin(x[:, :2])
-        mlp = jax.tree.map(
-            lambda a: a.astype("float64") if eqx.is_array(a) else a, softplus_mlp(4)
-        )
-        anatomy, optimizer, key = gn.trace(mlp, x[0]), OPTIMIZERS[name], jr.key(5)
-
-        def loss(net):
-            return jnp.mean((jax.vmap(net)(x) - y) ** 2)
-
-        compact = train(mlp, optimizer, loss, 50)
-        edit = gn.plan(anatomy, {"layers[0]": 7})
-        grown = edit(compact[0], key=key)
-        state = edit.transfer(optimizer, compact[1], params(compact[0]), params(grown))
-        compact = train(grown, optimizer, loss, 50, state)
-
-        room = reserving(anatomy, {"layers[*]": 8})
-        wide, open_ = room(mlp), {"layers[0]": jnp.arange(8) < 4}
-        state = room.transfer(
-            optimizer, optimizer.init(params(mlp)), params(mlp), params(wide)
-        )
-        growing = gn.Reserved(wide, room.after, open_)
-        growing, state = train_masked(growing, optimizer, loss, 50, state)
-        growing = gn.open_units(growing, {"layers[0]": 3}, key=key)
-        growing, state = train_masked(growing, optimizer, loss, 50, state)
-        fold = {"layers[1]": jnp.arange(8) < 4, **growing.open}
-        final = compacting(growing.anatomy, fold)(growing.net)
-        for a, b in zip(arrays(final), arrays(compact[0]), strict=True):
-            np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-10)
-
-
-def params(net):
-    return eqx.filter(net, eqx.is_inexact_array)
-
-
-def train(net, optimizer, loss, steps, state=None):
-    state = optimizer.init(params(net)) if state is None else state
-
-    @eqx.filter_jit
-    def step(net, state):
-        grads = eqx.filter_grad(loss)(net)
-        updates, state = optimizer.update(grads, state, params(net))
-        return eqx.apply_updates(net, updates), state
-
-    for _ in range(steps):
-        net, state = step(net, state)
-    return net, state
-
-
-def train_masked(growing, optimizer, loss, steps, state):
-    from growthnet._gates import entry_masks, silence
-    from growthnet._paths import array_leaves, map_arrays
-
-    masks = {n: m for n, m in growing.open.items()}
-    masks.setdefault("layers[1]", jnp.arange(8) < 4)
-    anatomy = growing.anatomy
-
-    @eqx.filter_jit
-    def step(net, state):
-        grads = eqx.filter_grad(lambda n: loss(silence(n, anatomy, masks)))(net)
-        updates, state = optimizer.update(grads, state, params(net))
-        named = array_leaves(updates)
-        kept = {
-            p: named[p] * m.astype(named[p].dtype)
-            for p, m in entry_masks(anatomy, masks).items()
-        }
-        return eqx.apply_updates(net, map_arrays(updates, kept)), state
-
-    net = growing.net
-    for _ in range(steps):
-        net, state = step(net, state)
-    return gn.Reserved(net, anatomy, growing.open), state
 
 
 def test_bad_requests(mlp, anatomy):

@@ -26,7 +26,6 @@ from growthnet.testing import (
     LAWS,
     make_case,
     networks,
-    optimizer_follows,
     optimizers,
     preservation,
     Resize,
@@ -45,6 +44,8 @@ CHANGES: dict[str, Any] = {
     "symmetry": "any",
     "truth": "any",
     "optimizer_follows": "any",
+    "opening_is_resizing": "grow",
+    "same_training": "grow",
 }
 
 
@@ -65,8 +66,8 @@ def hold(data, law, dtype):
         case = data.draw(networks(dtypes=[dtype]))
         resize = data.draw(resizes(case, kind=CHANGES[law]))
         hypothesis.assume(not known_to_fail(law, case, resize))
-        if law == "optimizer_follows":
-            optimizer_follows(case, resize, data.draw(optimizers()))
+        if law in ("optimizer_follows", "same_training"):
+            LAWS[law](case, resize, data.draw(optimizers()))
         else:
             LAWS[law](case, resize)
 

@@ -149,6 +149,12 @@ def changing(anatomy):
     )
 
 
+def widening(anatomy):
+    """All widths at once, by one unit or two."""
+    old = {w.name: w.size for w in anatomy.all_widths if w.growable}
+    yield Resize({name: size + 1 + i % 2 for i, (name, size) in enumerate(old.items())})
+
+
 CHANGES: dict[str, Any] = {
     "preservation": growing,
     "alive_newborns": growing,
@@ -157,6 +163,8 @@ CHANGES: dict[str, Any] = {
     "symmetry": changing,
     "truth": changing,
     "optimizer_follows": changing,
+    "opening_is_resizing": widening,
+    "same_training": widening,
 }
 
 
@@ -167,7 +175,10 @@ def growable(anatomy):
 def hold(law, name, dtype="float32", *, program=False, only=None):
     """Holds one model against one law, through its own code or through the program that
     was traced, which has the same widths; with `only`, one of its changes."""
-    if law == "alive_newborns" and not MODELS[name].at().differentiable:
+    if (
+        law in ("alive_newborns", "same_training")
+        and not MODELS[name].at().differentiable
+    ):
         pytest.skip("no gradient through a while loop")
     with jax.enable_x64(dtype == "float64"):
         case, anatomy = case_of(name, dtype=dtype), anatomy_of(name, dtype)

@@ -169,7 +169,7 @@ def tutorial(settings: Settings) -> None:
 
 
 def scaling(settings: Settings) -> None:
-    """growthnet's cost against capacity, and against the number of widths."""
+    """growthnet's cost against capacity, the number of widths, and of networks."""
     base = {"widths": 1, "units": 32, "capacity": 64}
     for title, key, values in (
         ("capacity, 32 units open", "capacity", (64, 128, 256, 512, 1024)),
@@ -190,6 +190,21 @@ def scaling(settings: Settings) -> None:
             lambda r: r["microseconds_per_step"],
             "us",
         )
+    steps = settings.steps(4_000)
+    arms = {
+        f"{members} members": Arm(
+            "growthnet_population", {"members": members, "steps": steps}
+        )
+        for members in (1, 8, 64, 512)
+    }
+    show(
+        "Growing networks in one program, per member and step",
+        alternating(arms, settings.repeats),
+        "1 members",
+        [SIZE, ("compile s", lambda r: f"{r['compile_seconds']:.2g}")],
+        lambda r: 1e6 * r["per_step"],
+        "us",
+    )
 
 
 ROWS: dict[str, Callable[[Settings], None]] = {

@@ -41,6 +41,10 @@ from ._laws import (
     shrink_is_silence as shrink_is_silence,
     symmetry as symmetry,
 )
+from ._laws_capacity import (
+    opening_is_resizing as opening_is_resizing,
+    same_training as same_training,
+)
 from ._laws_optimizer import optimizer_follows as optimizer_follows
 from ._laws_training import alive_newborns as alive_newborns
 from ._laws_trees import round_trip as round_trip, truth as truth

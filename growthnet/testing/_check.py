@@ -9,6 +9,7 @@ import numpy as np
 
 from .._anatomy import Anatomy
 from ._laws import preservation, shrink_is_silence, symmetry
+from ._laws_capacity import opening_is_resizing, same_training
 from ._laws_optimizer import optimizer_follows
 from ._laws_training import alive_newborns
 from ._laws_trees import round_trip, truth
@@ -26,6 +27,8 @@ LAWS: Mapping[str, Callable[..., None]] = MappingProxyType(
         "symmetry": symmetry,
         "truth": truth,
         "optimizer_follows": optimizer_follows,
+        "opening_is_resizing": opening_is_resizing,
+        "same_training": same_training,
     }
 )
 """The laws by name, in the order of their numbers."""

@@ -9,9 +9,10 @@ import jax
 import jax.tree_util as jtu
 
 from .._anatomy import Anatomy
-from .._capacity import close_units, compact, reserve
+from .._capacity import close_units, compact, open_units, reserve
 from .._edit import Edit
 from .._gates import gate
+from .._grower import Grower
 from .._paths import is_array
 from .._plan import plan
 from .._trace import trace
@@ -47,7 +48,9 @@ class Ops:
     gate: Callable[..., Any] = gate
     reserve: Callable[..., Any] = reserve
     compact: Callable[..., Any] = compact
+    open_units: Callable[..., Any] = open_units
     close_units: Callable[..., Any] = close_units
+    grower: Callable[..., Any] = Grower
 
 
 OPS = Ops()

@@ -36,7 +36,8 @@ def save(path: str | os.PathLike, run: Run | tuple[Growing, GrowerState]) -> Non
     - `run`: from `fit` (or `grow(...).run()`), or the pair `(model, state)` of a loop
         of your own with a `Grower`.
 
-    **Raises:** `OSError` if it can't be written (the disk is full).
+    **Raises:** `OSError` if it can't be written (the disk is full), `ValueError` for
+    what isn't a run.
 
     !!! example
 
@@ -53,6 +54,11 @@ def whole(run: Run | tuple[Growing, GrowerState]) -> Saved:
     if isinstance(run, Run):
         parts = (run.growing, run.state, run.history, run.position)
         return saved(*parts, overflowed=run.overflowed)
+    if not (isinstance(run, tuple) and isinstance(run[0], Growing)):
+        raise ValueError(
+            f"a {type(run).__name__} can't be saved; give a run (`grown.run()`, one of "
+            "`grown.runs()`), or the pair (model, state) of a loop with a Grower"
+        )
     growing, state = run
     return saved(growing, state, History(), None)
 

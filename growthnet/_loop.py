@@ -101,7 +101,7 @@ class Loop:
         """To the last step.
 
         **Raises:** whatever ends it earlier; then the run as it stood is the error's
-        attribute `run`, and among the checkpoints, if it has got on at all.
+        attribute `run`, and, if it has got on at all, among the checkpoints.
         """
         self.stand = Stand(growing, state, int(state.step), None, -1, self.place.last)
         try:
@@ -203,16 +203,16 @@ class Loop:
     def _keep(self, error: BaseException) -> None:
         """The run as it stood before the error, for whoever catches it."""
         step = self.stand.step
+        self.journal.rewind(step)
+        setattr(error, "run", self._run())  # noqa: B010 - errors don't declare it
         if step == self.place.first:
             return
-        self.journal.rewind(step)
         note = f"the run as of step {step} is kept: `fit(resume=error.run)` goes on"
         try:
             path = self._save()
             note += "" if path is None else f", and so does the same call, from {path}"
         except OSError as why:
             note += f"; it couldn't be saved ({why})"
-        setattr(error, "run", self._run())  # noqa: B010 - errors don't declare it
         error.add_note(note)
 
     def _turn_back(self, fault: Fault) -> None:

@@ -213,6 +213,22 @@ def test_numbers_of_the_policy_and_of_the_network_are_the_same(tmp_path):
         load(0.5, jnp.asarray(9.0))
 
 
+def test_other_bits_are_not_cast(tmp_path):
+    with jax.enable_x64(True):
+        net = mlp(dtype=jnp.float64)
+        pair = grower().init(net, anatomy_of(net), key=jr.key(0))
+        gn.save(tmp_path / "run", pair)
+    text = "float64.* there, and float32.*jax_enable_x64 as it was"
+    with pytest.raises(gn.CheckpointError, match=text):
+        gn.load_net(tmp_path / "run", mlp(), anatomy_of(mlp()))
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_only_runs_are_saved(tmp_path):
+    with pytest.raises(ValueError, match="a dict can't be saved; give a run"):
+        gn.save(tmp_path / "run", {})  # pyright: ignore[reportArgumentType]
+
+
 # --- files
 
 

@@ -125,17 +125,23 @@ def test_data_that_fails_leaves_the_run_before(how, kind, text, tmp_path):
 
 
 def test_an_interrupted_run_goes_on(tmp_path):
+    log = tmp_path / "log"
 
     def interrupt(record):
         if record["step"] == 25:
             raise KeyboardInterrupt("enough")
 
     with pytest.raises(KeyboardInterrupt, match="enough") as caught:
-        fit(chunk=1, callback=interrupt, checkpoint=tmp_path)
-    assert int(vars(caught.value)["run"].state.step) == 25
+        fit(chunk=1, callback=interrupt, checkpoint=tmp_path, log=log)
+    assert content(fit(resume=vars(caught.value)["run"])) == whole("arrays")
     kept = gn.Checkpoints(tmp_path)
     assert [path.stem for path in kept.paths()] == ["step-0000000025"]
-    assert content(fit(checkpoint=kept)) == whole("arrays")
+    run = fit(checkpoint=kept, log=log)
+    assert content(run) == whole("arrays")
+    losses = [
+        [t.loss for t in h.ticks] for h in (run.history, gn.History.from_jsonl(log))
+    ]
+    assert losses[0] == losses[1] and len(losses[0]) == 12
 
 
 def test_an_error_at_the_start_leaves_nothing(tmp_path):
@@ -143,8 +149,9 @@ def test_an_error_at_the_start_leaves_nothing(tmp_path):
         raise RuntimeError("wrong code")
 
     broken = optax.GradientTransformation(optax.sgd(0.1).init, fails)
-    with pytest.raises(RuntimeError, match="wrong code"):
+    with pytest.raises(RuntimeError, match="wrong code") as caught:
         fit(optimizer=broken, checkpoint=tmp_path)
+    assert int(vars(caught.value)["run"].state.step) == 0
     assert not list(tmp_path.iterdir())
 
 

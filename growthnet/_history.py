@@ -10,7 +10,6 @@ from ._records import (
     from_json,
     GrowthEvent as GrowthEvent,
     JsonLog as JsonLog,
-    line_of,
     start_line,
     Tick as Tick,
     VERSION,
@@ -190,7 +189,7 @@ class History:
     def lines(self) -> list[str]:
         """All records, each as one line of JSON, in the order of their steps."""
         records = sorted([*self.ticks, *self.events], key=lambda record: record.step)
-        return [start_line(0), *map(line_of, records)]
+        return [start_line(0), *(record.line for record in records)]
 
     def _read(self, entry: dict[str, Any], *, first: bool) -> None:
         what = entry.pop("record")

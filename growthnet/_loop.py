@@ -212,7 +212,7 @@ class Loop:
             path = self._save()
             note += "" if path is None else f", and so does the same call, from {path}"
         except OSError as why:
-            note += f"; it couldn't be saved ({why})"
+            note += f"; it couldn't be saved ({why}), what had been saved is intact"
         error.add_note(note)
 
     def _turn_back(self, fault: Fault) -> None:

@@ -57,8 +57,7 @@ class Run:
         growing: Growing, state: GrowerState, history: History, **others: Any
     ) -> "Run":
         """The run that stands so: with its compact network."""
-        edit = compact_edit(growing)
-        after = growing.anatomy if edit is None else edit.after
+        after = final_anatomy(growing)
         return Run(growing.compact(), after, history, growing, state, **others)
 
     @property
@@ -72,3 +71,9 @@ class Run:
             f"step={int(self.state.step)}{' (overflowed)' if self.overflowed else ''}"
         )
         return f"Run({step}, {sizes or 'nothing grows'})"
+
+
+def final_anatomy(growing: Growing) -> Anatomy:
+    """The anatomy of the compact network."""
+    edit = compact_edit(growing)
+    return growing.anatomy if edit is None else edit.after

@@ -56,16 +56,20 @@ class Guard:
     def fault(
         self, reports: Sequence[Report], events: Sequence[GrowthEvent], first: int
     ) -> Fault:
-        """The first tick of a call whose loss isn't finite, where there is one.
+        """The first tick of a call whose loss isn't finite; if there is none, its last
+        one, which made weights that aren't.
 
         **Arguments:** what the call reported; the events so far, its own too; the step
         at which the run began (or was resumed).
         """
-        report = next(report for report in reports if not self.finite([report]))
+        bad = [report for report in reports if not self.finite([report])]
+        report = bad[0] if bad else reports[-1]
         end = int(report.step)
-        begin = end - int(report.count)
-        good = max(first, (begin - 1) // self.every * self.every)
-        text = f"the loss is {float(report.loss)} in steps {begin + 1} to {end}"
+        begin = good = end - int(report.count)
+        text = f"weights aren't finite after step {end}"
+        if bad:
+            good = max(first, (begin - 1) // self.every * self.every)
+            text = f"the loss is {float(report.loss)} in steps {begin + 1} to {end}"
         return Fault(end, good, f"{text}; {_last_change(events, begin)}")
 
     def finite(self, reports: Sequence[Report]) -> bool:

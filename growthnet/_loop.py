@@ -119,7 +119,7 @@ class Loop:
                 before = self._with_batches(before)
             last = self.steps if fault is None else fault.good
             stand, reports, events = self._stretch(before, last)
-            if self.guard.finite(reports):
+            if self.guard.finite(reports) and not self._ends_badly(stand):
                 self._record(stand, reports, events)
                 # Its losses speak for the state that it began with.
                 proven = self.guard.proven(before, stand)
@@ -132,6 +132,13 @@ class Loop:
             if fault is not None and self.stand.step == fault.good:
                 self._turn_back(fault)
                 first, fault, proven = self.stand.step, None, self.stand
+
+    def _ends_badly(self, stand: Stand) -> bool:
+        """Are there weights that aren't finite, and no loss to come that would tell?"""
+        return stand.step == self.steps and self._poisoned(stand)
+
+    def _poisoned(self, stand: Stand) -> bool:
+        return self.guard.poisoned(self.grower.trainable.of(stand.growing.net))
 
     def _take_back(self, stand: Stand, fault: Fault) -> None:
         """Batches behind the bad ones are for later."""
@@ -193,8 +200,7 @@ class Loop:
         if self.checkpoints is None:
             return None
         stand, traces = self.stand, self.ticker.traces
-        trained = self.grower.trainable.of(stand.growing.net)
-        if self.guard.poisoned(trained):
+        if self._poisoned(stand):
             return None
         position = self.place.position(stand.step, stand.last, traces)
         parts = (stand.growing, stand.state, self.journal.history, position)

@@ -241,6 +241,16 @@ def test_a_loss_that_is_no_number_stops_before_what_did_it(tmp_path):
     assert content(run) == content(fit(policy=policy, steps=25))
 
 
+def test_the_last_step_is_looked_at_too():
+    rate = lambda count: jnp.where(count == 19, jnp.inf, 0.01)
+    given = {"optimizer": lenient(optax.sgd(rate)), "steps": 20}
+    text = "weights aren't finite after step 20; no size had changed before"
+    with pytest.raises(FloatingPointError, match=text) as caught:
+        fit(**given)
+    assert int(vars(caught.value)["run"].state.step) == 15
+    assert not np.isfinite(fit(on_nan="ignore", **given).net["w"]).all()
+
+
 def test_a_loss_that_is_no_number_can_be_ignored():
     run = fit(data=batches(at_20="nan"), on_nan="ignore")
     assert np.isnan(run.history.ticks[-1].loss)

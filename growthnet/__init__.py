@@ -47,6 +47,10 @@ from ._policy import (
 )
 from ._population import fit_population as fit_population
 from ._primitives import register_primitive as register_primitive
+from ._registry import (
+    available_policies as available_policies,
+    load_policy as load_policy,
+)
 from ._rows import append_rows as append_rows, plan_rows as plan_rows
 from ._run import Run as Run
 from ._sites import Site as Site, sites as sites

@@ -71,10 +71,13 @@ class AbstractPolicy(eqx.Module):
     All methods are pure and traced: `step` runs inside the training program. A policy
     whose `step` can't be traced (it calls a library, it branches on numbers) says so in
     its class, `on_host = True`: then `fit` calls it between programs, at the same
-    steps, with numbers for evidence.
+    steps, with numbers for evidence. One whose decisions leave the network's outputs as
+    they are promises it with `preserves = True`; `growthnet.testing.check_policy` then
+    holds it to that.
     """
 
     on_host = False
+    preserves = False
 
     every: eqx.AbstractVar[int]
     needs: eqx.AbstractVar[frozenset[str]]

@@ -62,4 +62,12 @@ from ._optimizers import (
     Optimizer as Optimizer,
     optimizers as optimizers,
 )
+from ._policy_kit import (
+    Check as Check,
+    check_policy as check_policy,
+    CheckResult as CheckResult,
+    parametrize_with_checks as parametrize_with_checks,
+    policy_checks as policy_checks,
+)
+from ._policy_runs import small_task as small_task, Task as Task
 from ._resizes import Resize as Resize, resizes as resizes

@@ -26,6 +26,7 @@ from ._policy import Change, Decision, NoGrowth
 from ._room import begun
 from ._run import Position, Run
 from ._saved import (
+    ARRAY,
     class_of,
     is_key,
     numbers_of,
@@ -85,9 +86,8 @@ def restored(
     parts["key"] = _array_of(saved, "key", key)
     if key is not None:
         _check_given(saved, "key", key, parts)
-    growing = replaced(growing, **_only(parts, "net", "open", "policy", "trainable"))
-    state = replaced(state, **_only(parts, "memory", "opt_state", "policy_opt_state"))
-    state = replaced(state, **_only(parts, "key", "step", "waiting", "roomy", "held"))
+    growing = replaced(growing, **parts)
+    state = replaced(state, **parts)
     with well_formed(saved.source):
         state = replaced(state, decision=_decision(saved, growing))
     rest = {"overflowed": saved.record["overflowed"], "position": position_of(saved)}
@@ -136,10 +136,6 @@ def restored_net(
         if name in capacities
     }
     return parts["net"], growing.anatomy, named("open", True), named("gates", False)
-
-
-def _only(parts: Mapping[str, Any], *names: str) -> dict[str, Any]:
-    return {name: parts[name] for name in names}
 
 
 def position_of(saved: Saved) -> Position | None:
@@ -274,13 +270,18 @@ def _described(array: Any) -> str:
 def _decision(saved: Saved, growing: Growing) -> Decision:
     """The decision as it stood, waiting or not."""
     changes = {}
-    for name, entry in saved.record["decision"].items():
-        array = lambda *parts, name=name, like=None: _array_of(
-            saved, _named("decision", name, *parts), like
+    for name, outline in saved.record["decision"].items():
+        array = lambda *parts, name=name: _array_of(
+            saved, _named("decision", name, *parts)
         )
-        values = entry["values"]
-        if values is not None:
-            values = {path: array("values", path) for path in values}
-        keep = array("keep", like=growing.open[name])
-        changes[name] = Change(keep, array("add"), entry["init"], values)
+        fields = {}
+        for field, value in outline.items():
+            if value == ARRAY:
+                value = array(field)
+            elif isinstance(value, dict):
+                value = {path: array(field, path) for path in value["paths"]}
+            fields[field] = value
+        changes[name] = Change(**fields)
+        if changes[name].keep.shape != growing.open[name].shape:
+            raise ValueError(f"a decision on {name!r} of {changes[name].keep.shape}")
     return Decision(changes)

@@ -19,11 +19,14 @@ from ._container import CheckpointError, MALFORMED, read_container, write_contai
 from ._growing import GrowerState, Growing
 from ._history import History
 from ._paths import is_array, named_leaves
+from ._policy import Change
 from ._run import Position
 
 
 HISTORY = "history"
 """The array that holds the lines of the history, as bytes."""
+ARRAY = {"array": True}
+"""Stands for an array in an outline."""
 PARTS = {
     "step": int,
     "written": str,
@@ -145,10 +148,7 @@ def saved(
         "optimizer": states_in(state.opt_state),
         "numbers": numbers_of(parts),
         "keys": keys,
-        "decision": {
-            name: {"init": c.init, "values": None if c.values is None else [*c.values]}
-            for name, c in state.decision.widths.items()
-        },
+        "decision": {n: _outline(c) for n, c in state.decision.widths.items()},
         "position": None if position is None else dataclasses.asdict(position),
         "overflowed": overflowed,
     }
@@ -172,21 +172,24 @@ def _named(tree: Any) -> dict[str, Any]:
 
 
 def parts_of(growing: Growing, state: GrowerState) -> dict[str, Any]:
-    """The run by what it is made of, but for the waiting decision."""
-    return {
-        "net": growing.net,
-        "open": growing.open,
-        "policy": growing.policy,
-        "trainable": growing.trainable,
-        "memory": state.memory,
-        "opt_state": state.opt_state,
-        "policy_opt_state": state.policy_opt_state,
-        "key": state.key,
-        "step": state.step,
-        "waiting": state.waiting,
-        "roomy": state.roomy,
-        "held": state.held,
-    }
+    """The run by what it is made of: all but its anatomy and the waiting decision."""
+    parts = {**fields_of(growing), **fields_of(state)}
+    return {k: x for k, x in parts.items() if k not in ("anatomy", "decision")}
+
+
+def fields_of(module: Any) -> dict[str, Any]:
+    return {f.name: getattr(module, f.name) for f in dataclasses.fields(module)}
+
+
+def _outline(change: Change) -> dict[str, Any]:
+    """A change without its arrays: texts, and the names of what dictionaries hold."""
+    outline: dict[str, Any] = {}
+    for name, value in fields_of(change).items():
+        if isinstance(value, dict):
+            outline[name] = {"paths": list(value)}
+        else:
+            outline[name] = value if value is None or isinstance(value, str) else ARRAY
+    return outline
 
 
 def is_key(leaf: Any) -> bool:

@@ -20,6 +20,13 @@ from ._capacity import (
     Reserved as Reserved,
 )
 from ._chain import chain as chain
+from ._checkpoints import (
+    Checkpoints as Checkpoints,
+    load as load,
+    load_net as load_net,
+    save as save,
+)
+from ._container import CheckpointError as CheckpointError
 from ._depth import (
     deepen as deepen,
     plan_deepen as plan_deepen,
@@ -29,7 +36,7 @@ from ._depth import (
 from ._depth_edit import DepthEdit as DepthEdit
 from ._edit import Edit as Edit
 from ._evidence import Evidence as Evidence
-from ._fit import fit as fit, Run as Run
+from ._fit import fit as fit
 from ._gates import entry_masks as entry_masks, gate as gate
 from ._grow import grow as grow, Grown as Grown
 from ._grower import Grower as Grower
@@ -52,6 +59,7 @@ from ._registry import (
     load_policy as load_policy,
 )
 from ._rows import append_rows as append_rows, plan_rows as plan_rows
+from ._run import Run as Run
 from ._sites import Site as Site, sites as sites
 from ._statics import register_statics as register_statics
 from ._trace import trace as trace

@@ -32,7 +32,7 @@ def _whole_number(least: int) -> Callable[[str], int]:
     return read
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> _Parser:
     parser = _Parser(
         prog="growthnet", description="Grow and shrink JAX networks while they train."
     )
@@ -55,6 +55,14 @@ def _parser() -> argparse.ArgumentParser:
     add("--steps", type=_whole_number(1), default=1000, help="training steps")
     add("--seed", type=_whole_number(0), default=0, help="seed of all random numbers")
     add("--out", type=Path, default="growthnet-demo", help="folder for the picture")
+    inspect = commands.add_parser(
+        "inspect",
+        help="what a saved run is: architecture, sizes over time, events",
+        description="Prints what is in a file of `gn.save` or a folder of checkpoints, "
+        "without the code of the model, and verifies all of it.",
+    )
+    inspect.add_argument("path", type=Path, help="the file, or the folder")
+    inspect.add_argument("--json", action="store_true", help="the record, as JSON")
     return parser
 
 
@@ -73,6 +81,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     process's. **Returns:** the exit status."""
     parser = _parser()
     parsed = parser.parse_args(arguments)
+    return (_inspect if parsed.command == "inspect" else _demo)(parser, parsed)
+
+
+def _inspect(parser: _Parser, parsed: argparse.Namespace) -> int:
+    del parser
+    from ._inspect import inspected
+
+    try:
+        text = inspected(parsed.path, record=parsed.json)
+    except (growthnet.CheckpointError, OSError) as error:
+        print(f"growthnet inspect: error: {error}", file=sys.stderr)
+        return 1
+    print(text)
+    return 0
+
+
+def _demo(parser: _Parser, parsed: argparse.Namespace) -> int:
     missing = _missing()
     if missing:
         print(

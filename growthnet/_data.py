@@ -1,6 +1,7 @@
 """Where batches come from: arrays, sampled inside the program, or any iterable."""
 
 import math
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -80,19 +81,27 @@ class ArrayData(eqx.Module):
         """How many numbers a step of a window holds: its part of the orders."""
         return self.batch_size or 0
 
+    def identity(self, batch: Any = None) -> dict[str, Any]:
+        """What tells these data from others: a thousand or two examples of them."""
+        del batch
+        apart = max(1, self.size // 1024)
+        crc = checksum(jax.tree.map(lambda a: np.asarray(a)[::apart], self.arrays))
+        return {"examples": self.size, "batch_size": self.batch_size, "crc32": crc}
+
 
 class BatchStream:
     """Batches from an iterable, stacked by the host. An iterable that can start again
-    does so at its end; an iterator that ends is an error that says when."""
+    does so at its end; an iterator that ends is an error that says when. What an
+    iterator raises is heard of when the batches before have been used."""
 
     def __init__(self, data: Iterable[Any]):
         self._data = data
         self._iterator: Iterator[Any] = iter(data)
         self._again = self._iterator is not data
         self._first: Any = None
-        self._pending: list[Any] = []
+        self._error: Exception | None = None
         self._served = 0
-        self._pending.append(self._next())
+        self._pending = [self._next()]
 
     @property
     def example(self) -> Any:
@@ -101,15 +110,43 @@ class BatchStream:
             self._first,
         )
 
-    def window(self, first: int, count: int, length: int) -> "Batches":
+    def identity(self, batch: Any) -> dict[str, Any]:
+        """What tells these data from others: the last batch that was used."""
+        return {"batch": checksum(batch)}
+
+    def skip(self, count: int) -> Any:
+        """Goes on behind the first `count` batches; returns the last of them."""
+        batch = None
+        for _ in range(count):
+            batch = self._pending.pop(0) if self._pending else self._next()
+        return batch
+
+    def window(
+        self, first: int, count: int, length: int, *, multiple: int = 1
+    ) -> tuple["Batches", int]:
         """`count` batches stacked along a new first axis, filled up to `length` with
-        copies of the last one (so that shapes never change)."""
-        batches = [
-            self._pending.pop() if self._pending else self._next() for _ in range(count)
-        ]
-        batches += [batches[-1]] * (length - count)
-        stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *batches)
-        return Batches(stacked, None, jnp.asarray(first))
+        copies of the last one (so that shapes never change), and how many they are:
+        fewer, a multiple, where the data fails.
+
+        **Raises:** what the data raised, if there aren't even so many.
+        """
+        while len(self._pending) < count and self._error is None:
+            try:
+                self._pending.append(self._next())
+            except Exception as error:
+                self._error = error
+        if self._error is not None and len(self._pending) < count:
+            count = len(self._pending) // multiple * multiple
+            if not count:
+                raise self._error
+        batches, self._pending = self._pending[:count], self._pending[count:]
+        filled = batches + [batches[-1]] * (length - count)
+        stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *filled)
+        return Batches(stacked, None, jnp.asarray(first)), count
+
+    def put_back(self, batches: "Batches", steps: range) -> None:
+        """Takes back the batches of these steps, to be served first."""
+        self._pending[:0] = [batches.last(step + 1) for step in steps]
 
     @property
     def step_size(self) -> int:
@@ -122,11 +159,12 @@ class BatchStream:
             batch = next(self._iterator)
         except StopIteration:
             batch = self._restart()
+        except Exception as error:
+            error.add_note(f"the data raised this for batch {self._served + 1}")
+            raise
         self._served += 1
-        described = jax.tree.map(np.shape, batch), jax.tree.structure(batch)
-        if self._first is None:
-            self._first = batch
-        expected = jax.tree.map(np.shape, self._first), jax.tree.structure(self._first)
+        self._first = batch if self._first is None else self._first
+        described, expected = _described(batch), _described(self._first)
         if described != expected:
             raise ValueError(
                 f"batch {self._served} has shapes {described[0]}, the first had "
@@ -143,6 +181,12 @@ class BatchStream:
                 "can start again (a list, a loader), or one that is long enough"
             )
         return batch
+
+
+def _described(batch: Any) -> tuple[Any, Any]:
+    """Shapes and dtypes, and the structure around them."""
+    text = lambda a: f"{getattr(a, 'dtype', type(a).__name__)}{list(np.shape(a))}"
+    return jax.tree.map(text, batch), jax.tree.structure(batch)
 
 
 class Batches(eqx.Module):
@@ -165,6 +209,24 @@ class Batches(eqx.Module):
         return lambda step: jax.tree.map(
             lambda a: jnp.asarray(a)[step - self.first], self.data
         )
+
+    def last(self, step: int) -> Any:
+        """The batch before a step as the host stacked it; arrays have none."""
+        if isinstance(self.data, ArrayData):
+            return None
+        return jax.tree.map(lambda a: a[step - 1 - int(self.first)], self.data)
+
+
+def checksum(tree: Any) -> int:
+    """A CRC-32 of all arrays of a tree, with their shapes and dtypes."""
+    crc = 0
+    for leaf in jax.tree.leaves(tree):
+        array = np.asarray(leaf, order="C")
+        crc = zlib.crc32(f"{array.dtype}{array.shape}".encode(), crc)
+        crc = zlib.crc32(
+            array.reshape(-1).view(np.uint8).data if array.size else b"", crc
+        )
+    return crc
 
 
 def is_arrays(data: Any) -> bool:

@@ -1,6 +1,6 @@
 """`fit`: a whole growing run in one call."""
 
-import dataclasses
+import os
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -10,52 +10,24 @@ import optax
 from ._anatomy import Anatomy
 from ._aux import Aux, split_result
 from ._buckets import Buckets
+from ._checkpoints import at, Checkpoints, whole
 from ._data import ArrayData, BatchStream, is_arrays
 from ._evidence import check_needs, given_in_fit
 from ._first_room import first_buckets
 from ._grower import Grower
-from ._growing import compact_edit, GrowerState, Growing
-from ._history import History, JsonLog
+from ._growing import GrowerState, Growing
+from ._guard import Guard, OnNan
+from ._history import JsonLog
+from ._journal import Journal
 from ._look import Look
 from ._loop import Loop
+from ._place import rolled_back
 from ._policy import AbstractPolicy, never_decides
+from ._restored import position_of, restored
+from ._run import Run
+from ._saved import Saved
 from ._tick import Ticker
 from ._trace import trace
-
-
-"""Evidence that a whole run gives in any case."""
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Run:
-    """What `fit` returns.
-
-    - `net`: the final network, an ordinary one of its real size, gates folded in.
-    - `anatomy`: its anatomy.
-    - `history`: events and ticks; `history.plot()`, `print(history.table())`.
-    - `growing`, `state`: the run as it stood at its last step, with spare capacity.
-    - `overflowed`: it stopped early, at a decision that didn't fit the capacity (only
-        where capacities are fixed: `grow`, `fit_population`).
-    """
-
-    net: Any
-    anatomy: Anatomy
-    history: History
-    growing: Growing
-    state: GrowerState
-    overflowed: bool = False
-
-    @property
-    def sizes(self) -> dict[str, int]:
-        """Units per width of the final network."""
-        return {name: self.anatomy.widths[name].size for name in self.growing.open}
-
-    def __repr__(self) -> str:
-        sizes = ", ".join(f"{name} {size}" for name, size in self.sizes.items())
-        step = (
-            f"step={int(self.state.step)}{' (overflowed)' if self.overflowed else ''}"
-        )
-        return f"Run({step}, {sizes or 'nothing grows'})"
 
 
 def fit(
@@ -79,6 +51,9 @@ def fit(
     max_traces: int | None = None,
     log: Any = None,
     callback: Callable[[dict[str, Any]], None] | None = None,
+    checkpoint: Checkpoints | str | os.PathLike | None = None,
+    resume: Run | str | os.PathLike | None = None,
+    on_nan: OnNan = "stop",
 ) -> Run:
     """Trains a network while a policy grows and shrinks it.
 
@@ -113,11 +88,23 @@ def fit(
         and widths stay within the capacities that they have.
     - `log`: a path; events and ticks are written there as JSON lines while training.
     - `callback`: called once per tick with a dict of plain values.
+    - `checkpoint`: a folder, or `Checkpoints(folder, every=..., keep=...)`: the run is
+        saved there, and goes on from the newest checkpoint if there is one. Killed at
+        any moment and started again, it is the run that it would have been.
+    - `resume`: a `Run`, or a path to a saved one, to go on with if there is no
+        checkpoint yet. All other arguments are those of that run, but for `steps`.
+    - `on_nan`: what to do when the loss isn't finite any more. `"stop"` raises, with
+        the state before; `"rollback"` goes on from that state with other random numbers
+        (of an iterable, with the batches that follow); `"ignore"` does nothing.
 
     **Returns:** a `Run`.
 
     **Raises:** `ValueError` for impossible arguments, a policy that needs evidence that
-    isn't given, a network none of whose widths can grow, data that ends early.
+    isn't given, a network none of whose widths can grow, data that ends early;
+    `CheckpointError` (a `ValueError`) for a checkpoint that is damaged or isn't this
+    run's; `OSError` where one can't be written; `FloatingPointError` for a loss that
+    isn't finite. Whatever ends a run, be it Ctrl-C: the error's attribute `run` is the
+    run as it stood then, and so is the newest checkpoint.
     """
     check_arguments(key, steps=steps, chunk=chunk, max_traces=max_traces)
     stream = ArrayData.of(data, batch_size) if is_arrays(data) else _stream(data)
@@ -133,19 +120,61 @@ def fit(
     grower.look = Look.at(loss, stream, valid)
     if anatomy is None:
         anatomy = read(net, stream.example, loss, predict, key)
-    if buckets is None and not never_decides(policy):
-        managed = grower.managed(anatomy)
-        grower.buckets = first_buckets(managed, net, loss, stream.example, steps, key)
-    growing, state = grower.init(net, anatomy, key=key)
-    ticker = Ticker(grower, loss, predict)
-    loop = Loop(ticker, stream, valid, steps, chunk, max_traces, callback)
-    if log is None:
-        growing, state = loop.run(growing, state)
+    loop = Loop(
+        Ticker(grower, loss, predict),
+        stream,
+        valid,
+        steps,
+        journal=Journal(steps, callback),
+        guard=Guard(on_nan, policy.every),
+        chunk=chunk,
+        max_traces=max_traces,
+        checkpoints=_folder(checkpoint),
+    )
+    found = _found(loop, resume)
+    if found is not None:
+        growing, state = _resumed(loop, found, net, anatomy, key, buckets is None)
     else:
-        with JsonLog(log) as loop.log:
-            growing, state = loop.run(growing, state)
-    final, after = growing.compact(), final_anatomy(growing)
-    return Run(final, after, loop.history, growing, state)
+        if buckets is None and not never_decides(policy):
+            parts = (net, loss, stream.example, steps, key)
+            grower.buckets = first_buckets(grower.managed(anatomy), *parts)
+        growing, state = grower.init(net, anatomy, key=key)
+    if log is None:
+        return loop.run(growing, state)
+    with JsonLog(log, step=int(state.step)) as loop.journal.log:
+        return loop.run(growing, state)
+
+
+def _folder(checkpoint: Checkpoints | str | os.PathLike | None) -> Checkpoints | None:
+    if checkpoint is None or isinstance(checkpoint, Checkpoints):
+        return checkpoint
+    return Checkpoints(checkpoint)
+
+
+def _found(loop: Loop, resume: Run | str | os.PathLike | None) -> Saved | None:
+    """The saved run to go on with."""
+    newest = None if loop.checkpoints is None else loop.checkpoints.newest()
+    if newest is not None or resume is None:
+        return newest
+    return whole(resume) if isinstance(resume, Run) else at(resume)
+
+
+def _resumed(
+    loop: Loop, found: Saved, net: Any, anatomy: Anatomy, key: Any, same_room: bool
+) -> tuple[Growing, GrowerState]:
+    """The run where it is to go on, by the same ladder of capacities if need be."""
+    if found.step > loop.steps:
+        raise ValueError(
+            f"{found.source} is at step {found.step}, beyond steps={loop.steps}; "
+            "give as many steps as the run is to have in all"
+        )
+    where = position_of(found)
+    key = rolled_back(key, 0 if where is None else where.rollbacks)
+    run = restored(found, loop.grower, net, anatomy, key=key)
+    if where is not None and same_room:
+        loop.grower.buckets = Buckets(*where.buckets)
+    loop.resume(run)
+    return run.growing, run.state
 
 
 def check_arguments(key: Any, *, steps: Any, **counts: Any) -> None:
@@ -186,8 +215,3 @@ def read(
     return trace(
         net, example, call=lambda net, batch: predict(net, batch), also=[training]
     )
-
-
-def final_anatomy(growing: Growing) -> Anatomy:
-    edit = compact_edit(growing)
-    return growing.anatomy if edit is None else edit.after

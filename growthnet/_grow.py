@@ -13,13 +13,14 @@ from ._anatomy import Anatomy
 from ._chunk import run_chunk, Stretch
 from ._data import ArrayData, is_arrays
 from ._evidence import check_needs, given_in_fit
-from ._fit import check_arguments, final_anatomy, read, Run
+from ._fit import check_arguments, read
 from ._grower import Grower
 from ._growing import data_key, GrowerState, Growing, replaced
 from ._history import History
 from ._look import Look
 from ._policy import AbstractPolicy
 from ._reports import each, events_of, keep, Report, tick_of
+from ._run import Run
 from ._tick import Ticker
 
 
@@ -81,9 +82,8 @@ class Grown(eqx.Module):
                 known = {"valid": self.valid, "seconds": 0.0, "traces": 1}
                 anatomy = self.growing.anatomy
                 keep(history, tick_of(report, events, anatomy, **known), events)
-        growing, over = self.growing, bool(self.overflowed)
-        final, after = growing.compact(), final_anatomy(growing)
-        return Run(final, after, history, growing, self.state, over)
+        over = bool(self.overflowed)
+        return Run.of(self.growing, self.state, history, overflowed=over)
 
     def runs(self) -> list[Run]:
         """A `Run` per member of a batch, each with a compact network of its own size.

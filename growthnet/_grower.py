@@ -35,7 +35,7 @@ from ._growing import (
 )
 from ._paths import array_leaves, map_arrays, shared_leaves
 from ._policy import AbstractPolicy, Decision, never_decides
-from ._room import edited, give_back, make_room, room_edit, undecided
+from ._room import begun, give_back, make_room, undecided
 from ._statics import fitting
 from ._trainable import TrainableSpec
 from ._turn import apply, decide, fits
@@ -123,12 +123,23 @@ class Grower:
             check_needs(self.policy, GIVEN_IN_A_LOOP)
         managed = self.managed(anatomy)
         _check_apart(net, managed)
-        trainable, memory = as_arrays(self.policy.init(managed, key=jr.fold_in(key, 0)))
-        # In numpy, so that it works inside a program.
-        open_ = {n: np.ones(width.size, bool) for n, width in managed.widths.items()}
-        small = Growing(net, trainable, open_, self.policy, managed)
-        edit = room_edit(small, self._first_capacities(managed))
-        growing, memory = edited(small, memory, edit)
+        own = as_arrays(self.policy.init(managed, key=jr.fold_in(key, 0)))
+        growing, state = self.begin(
+            net, managed, own, key, self._first_capacities(managed)
+        )
+        return strong((growing, undecided(self, growing, state)))
+
+    def begin(
+        self,
+        net: Any,
+        managed: Anatomy,
+        own: tuple[Any, Any],
+        key: Any,
+        capacities: Mapping[str, int],
+    ) -> tuple[Growing, GrowerState]:
+        """A run at its first step, at any capacities, but for the form of its
+        decision; `own` is what the policy begins with."""
+        growing, memory = begun(net, own, self.policy, managed, capacities)
         state = GrowerState(
             initial_state(self.optimizer, self.trainable.of(growing.net)),
             self._policy_optimizer(growing.trainable),
@@ -140,7 +151,7 @@ class Grower:
             held=on_device(False),
             decision=Decision(),
         )
-        return strong((growing, undecided(self, growing, state)))
+        return growing, state
 
     def _policy_optimizer(self, trainable: Any) -> Any:
         own = self.policy.optimizer

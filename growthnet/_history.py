@@ -10,7 +10,6 @@ from ._records import (
     from_json,
     GrowthEvent as GrowthEvent,
     JsonLog as JsonLog,
-    line_of,
     start_line,
     Tick as Tick,
     VERSION,
@@ -154,8 +153,7 @@ class History:
 
         **Arguments:** `path` is the file; one that exists is replaced.
         """
-        records = sorted([*self.ticks, *self.events], key=lambda record: record.step)
-        write_whole(Path(path), [start_line(0), *map(line_of, records)])
+        write_whole(Path(path), self.lines())
 
     @classmethod
     def from_jsonl(cls, path: str | os.PathLike) -> "History":
@@ -171,17 +169,27 @@ class History:
 
         **Raises:** `ValueError` naming the line that isn't a record of growthnet.
         """
+        return cls.of_lines(whole_lines(Path(path)), os.fspath(path))
+
+    @classmethod
+    def of_lines(cls, lines: Sequence[str], source: str) -> "History":
+        """Reads the lines of a log; `source` is what they are called in an error."""
         history = cls()
-        for number, line in enumerate(whole_lines(Path(path)), start=1):
+        for number, line in enumerate(lines, start=1):
             try:
                 history._read(json.loads(line), first=number == 1)
             except (AttributeError, KeyError, TypeError, ValueError) as error:
                 raise ValueError(
-                    f"line {number} of {os.fspath(path)} is no record of a growthnet "
+                    f"line {number} of {source} is no record of a growthnet "
                     f"history ({error}); give a file that `History.to_jsonl` or "
                     "`JsonLog` wrote"
                 ) from error
         return history
+
+    def lines(self) -> list[str]:
+        """All records, each as one line of JSON, in the order of their steps."""
+        records = sorted([*self.ticks, *self.events], key=lambda record: record.step)
+        return [start_line(0), *(record.line for record in records)]
 
     def _read(self, entry: dict[str, Any], *, first: bool) -> None:
         what = entry.pop("record")

@@ -1,36 +1,28 @@
-"""The Python side of a run: chunks of ticks, new capacities, records."""
+"""The Python side of a run: from call to call of its program, to the last step."""
 
-import dataclasses
-import time
-import warnings
-from collections.abc import Callable
+import itertools as it
+from pathlib import Path
 from typing import Any
 
 import equinox as eqx
-import jax
 import numpy as np
 
-from ._chunk import run_chunk, Stretch
-from ._data import ArrayData, Batches, BatchStream
+from ._checkpoints import Checkpoints
+from ._data import ArrayData, BatchStream
+from ._engine import Engine
 from ._growing import data_key, GrowerState, Growing, on_device, replaced
-from ._history import GrowthEvent, History, JsonLog
-from ._policy import Decision
-from ._reports import each, events_of, keep, Report, tick_of
-from ._room import give_back, make_room
+from ._guard import Fault, Guard, Stand
+from ._history import GrowthEvent
+from ._journal import Journal
+from ._place import Place, rolled_back
+from ._reports import Report, tick_of
+from ._run import Run
+from ._saved import saved
 from ._tick import Ticker
-from ._turn import decide, fits, within
-
-
-LONGEST = 256
-"""Most ticks in one call of the program."""
-NUMBERS = 2**20
-"""About how many numbers the batches (or their orders) of one call may hold."""
-SECONDS = 0.1
-"""How long a call should take: longer ones are heard of late, shorter ones cost."""
 
 
 class Loop:
-    """Runs a growing network to its last step and records what happens."""
+    """Runs a growing network to its last step; records what happens, keeps it safe."""
 
     def __init__(
         self,
@@ -38,185 +30,165 @@ class Loop:
         stream: ArrayData | BatchStream,
         valid: Any,
         steps: int,
-        chunk: int | None,
-        max_traces: int | None,
-        callback: Callable[[dict[str, Any]], None] | None,
+        *,
+        journal: Journal,
+        guard: Guard,
+        chunk: int | None = None,
+        max_traces: int | None = None,
+        checkpoints: Checkpoints | None = None,
     ):
         self.ticker, self.grower, self.stream = ticker, ticker.grower, stream
-        self.valid, self.steps, self.callback = valid, steps, callback
-        self.max_traces = max_traces
-        self.every = self.grower.policy.every
-        self.length = self._length(chunk)
-        self.ticks_per_call = 1 if chunk is None else self.length
-        self.adapts = chunk is None
-        self.history = History()
-        self.log: JsonLog | None = None
-        self.started = time.perf_counter()
-        self._program = eqx.filter_jit(self._counted(self._chunk))
-        self._observe = eqx.filter_jit(self._counted(ticker.observe))
-        self._tried = eqx.filter_jit(self._counted(ticker.tried))
+        self.valid, self.steps, self.every = valid, steps, self.grower.policy.every
+        self.journal, self.guard, self.checkpoints = journal, guard, checkpoints
+        self.place = Place(stream, self.grower)
+        parts = (ticker, stream, valid, steps, chunk, max_traces, self.place)
+        self.engine = Engine(*parts)
+        self.stand: Stand
 
-    def _length(self, chunk: int | None) -> int:
-        """Most ticks in a call, a constant of the program."""
-        if self.grower.policy.on_host:
-            return 1
-        whole = -(-self.steps // self.every)
-        fits = NUMBERS // max(1, self.stream.step_size * self.every)
-        return max(1, min(chunk or LONGEST, whole, fits))
+    def resume(self, run: Run) -> None:
+        """Goes on where a run was: with its records, at its place in the data.
 
-    def _counted(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """The function, for `jit`: counts how often it is traced."""
-
-        def traced(*args: Any) -> Any:
-            self.ticker.traces += 1
-            return function(*args)
-
-        return traced
-
-    def _chunk(self, growing, state, batches, valid, stretch: Stretch) -> Any:
-        return run_chunk(
-            self.ticker, growing, state, batches, valid, stretch, self.length
-        )
-
-    # --- the run
-
-    def run(self, growing: Growing, state: GrowerState) -> tuple[Growing, GrowerState]:
-        step, end, batches = int(state.step), -1, None
-        while step < self.steps:
-            if step >= end or batches is None:
-                batches, end = self._window(state, step)
-            stop = min(end, step + self.ticks_per_call * self.every)
-            growing, state, reports = self._call(
-                growing, state, batches, Stretch(step, stop)
-            )
-            step = int(reports[-1].step)
-            if self.grower.policy.on_host and step % self.every == 0:
-                growing, state = self._ask(growing, state, batches, reports[-1])
-            events = [self._events(report) for report in reports]
-            if any(jax.device_get((state.waiting, state.roomy))):
-                growing, state, changes = self._change(
-                    growing, state, batches, reports[-1]
-                )
-                events[-1] = changes or events[-1]
-            self._record(growing, reports, events)
-        return growing, state
-
-    def _window(self, state: GrowerState, step: int) -> tuple[Batches, int]:
-        """The next batches, and the step at which they end."""
-        length = self.length * self.every
-        end = min(self.steps, step - step % self.every + length)
-        if isinstance(self.stream, ArrayData):
-            first = on_device(np.int32(step))
-            return _sampled(self.stream, data_key(state), first, length), end
-        return self.stream.window(step, end - step, length), end
-
-    def _call(
-        self, growing: Growing, state: GrowerState, batches: Batches, stretch: Stretch
-    ) -> tuple[Growing, GrowerState, list[Report]]:
-        began, traces = time.perf_counter(), self.ticker.traces
-        stretch = jax.tree.map(on_device, stretch)
-        growing, state, reports, ticks = self._program(
-            growing, state, batches, self.valid, stretch
-        )
-        reports, ticks = jax.device_get((reports, ticks))
-        if self.adapts and traces == self.ticker.traces:
-            # A call that compiled says nothing about the next one.
-            seconds = time.perf_counter() - began
-            factor = 2 if seconds < SECONDS else 0.5 if seconds > 4 * SECONDS else 1
-            wanted = int(self.ticks_per_call * factor)
-            self.ticks_per_call = max(1, min(wanted, self.length))
-        return growing, state, list(each(reports, int(ticks)))
-
-    def _ask(
-        self, growing: Growing, state: GrowerState, batches: Batches, report: Report
-    ) -> tuple[Growing, GrowerState]:
-        """The turn of a policy that isn't traced. What it decides waits for a tick of
-        no steps, the same as where it was decided in the program."""
-        run = (growing, state, batches)
-        evidence = self._observe(*run, report.loss, report.valid_loss)
-        if "evaluate" in self.grower.policy.needs:
-            tried = lambda decision: self._tried(*run, decision)
-            evidence = replaced(evidence, evaluate=tried)
-        growing, state, _ = decide(growing, state, evidence)
-        return growing, state
-
-    def _change(
-        self, growing: Growing, state: GrowerState, batches: Batches, report: Report
-    ) -> tuple[Growing, GrowerState, list[GrowthEvent]]:
-        """Room for a decision that waits, or less where there is too much. The program
-        for new shapes is compiled here, by a tick of no steps, where its cost belongs.
+        **Raises:** `CheckpointError` if the data aren't those that it had.
         """
-        began, traces = time.perf_counter(), self.ticker.traces
-        step, resized, again = int(report.step), False, False
-        pending = Stretch(step, step, True)
-        if waits := bool(state.waiting):
-            # A decision made on the host waits even where it fits.
-            resized = not self._fits(growing, state)
-            if resized and self._spent():
-                state, resized = self._hold(growing, state), False
-            if resized:
-                growing, state, again = make_room(self.grower, growing, state)
-        if waits and not again:
-            growing, state, reports = self._call(growing, state, batches, pending)
-            report = reports[-1]
-        # It may have closed so much that there is room to give back.
-        if state.roomy and self._spent():
-            state = self._hold(growing, state)
-        elif state.roomy:
-            growing, state = give_back(self.grower, growing, state)
-            growing, state, _ = self._call(growing, state, batches, pending)
-            resized = True
-        cost = {
-            "kind": "resized",
-            "seconds": time.perf_counter() - began,
-            "compiles": self.ticker.traces - traces,
-        }
-        return growing, state, self._events(report, **cost if resized else {})
+        self.journal.history = run.history
+        self.ticker.traces = self.place.resume(run)
 
-    def _fits(self, growing: Growing, state: GrowerState) -> bool:
-        changes = state.decision.widths.items()
-        small = {n: replaced(c, values=None, rewrite=None) for n, c in changes}
-        return bool(fits(*jax.device_get((growing.open, Decision(small)))))
+    def run(self, growing: Growing, state: GrowerState) -> Run:
+        """To the last step.
 
-    def _spent(self) -> bool:
-        return self.max_traces is not None and self.ticker.traces >= self.max_traces
+        **Raises:** whatever ends it earlier; then the run as it stood is the error's
+        attribute `run`, and, if it has got on at all, among the checkpoints.
+        """
+        self.stand = Stand(growing, state, int(state.step), None, -1, self.place.last)
+        try:
+            self._to_the_end()
+        except BaseException as error:
+            self._keep(error)
+            raise
+        return self._run()
 
-    def _hold(self, growing: Growing, state: GrowerState) -> GrowerState:
-        """From here on capacities stay as they are."""
-        most = ", ".join(f"{n} {len(m)}" for n, m in growing.open.items())
-        warnings.warn(
-            f"max_traces={self.max_traces} is spent at step {int(state.step)}: widths "
-            f"stay within their capacities ({most})",
-            stacklevel=4,
-        )
-        decision = within(growing, state.decision)
-        off, on = on_device(False), on_device(True)
-        return replaced(state, decision=decision, held=on, roomy=off)
+    def _to_the_end(self) -> None:
+        first, proven, fault = self.stand.step, self.stand, None
+        while self.stand.step < self.steps:
+            before = self.stand
+            if before.step >= before.end:
+                before = self._with_batches(before)
+            last = self._due(before.step)
+            last = last if fault is None else min(last, fault.good)
+            stand, reports, events = self.engine.run(before, last, self.guard)
+            if self.guard.finite(reports) and not self._ends_badly(stand):
+                self._record(stand, reports, events)
+                # Its losses speak for the state that it began with.
+                proven = self.guard.proven(before, stand)
+            else:
+                known = [*self.journal.history.events, *it.chain(*events)]
+                fault = self.guard.fault(reports, known, first)
+                self._take_back(before, fault)
+                self.stand = before if before.step <= fault.good else proven
+                self.journal.rewind(self.stand.step)
+            if fault is not None and self.stand.step == fault.good:
+                self._turn_back(fault)
+                first, fault, proven = self.stand.step, None, self.stand
 
-    # --- records
+    def _ends_badly(self, stand: Stand) -> bool:
+        """Are there weights that aren't finite, and no loss to come that would tell?"""
+        return stand.step == self.steps and self._poisoned(stand)
 
-    def _events(self, report: Report, **cost: Any) -> list[GrowthEvent]:
-        return events_of(report, outputs=self.ticker.predict is not None, **cost)
+    def _poisoned(self, stand: Stand) -> bool:
+        return self.guard.poisoned(self.grower.trainable.of(stand.growing.net))
+
+    def _take_back(self, stand: Stand, fault: Fault) -> None:
+        """Batches behind the bad ones are for later."""
+        if isinstance(self.stream, BatchStream) and stand.batches is not None:
+            self.stream.put_back(stand.batches, range(fault.end, stand.end))
+
+    def _with_batches(self, stand: Stand) -> Stand:
+        """The next batches, and the step at which they end."""
+        step, length = stand.step, self.engine.length * self.every
+        count = min(self.steps, step - step % self.every + length) - step
+        if isinstance(self.stream, ArrayData):
+            key, first = data_key(stand.state), on_device(np.int32(step))
+            batches = _sampled(self.stream, key, first, length)
+        else:
+            batches, count = self.stream.window(
+                step, count, length, multiple=self.every
+            )
+        return stand._replace(batches=batches, end=step + count)
+
+    # --- what is kept
+
+    def _run(self) -> Run:
+        """The run as it stands."""
+        stand, traces = self.stand, self.ticker.traces
+        position = self.place.position(stand.step, stand.last, traces)
+        history = self.journal.history
+        return Run.of(stand.growing, stand.state, history, position=position)
+
+    def _due(self, step: int) -> int:
+        """The step after this one at which there is a checkpoint: a whole tick's."""
+        if self.checkpoints is None:
+            return self.steps
+        return min(self.steps, self.checkpoints.due(step, self.every))
+
+    def _save(self) -> Path | None:
+        if self.checkpoints is None:
+            return None
+        stand, traces = self.stand, self.ticker.traces
+        if self._poisoned(stand):
+            return None
+        position = self.place.position(stand.step, stand.last, traces)
+        parts = (stand.growing, stand.state, self.journal.history, position)
+        return self.checkpoints.write(saved(*parts))
+
+    def _keep(self, error: BaseException) -> None:
+        """The run as it stood before the error, for whoever catches it."""
+        step = self.stand.step
+        self.journal.rewind(step)
+        setattr(error, "run", self._run())  # noqa: B010 - errors don't declare it
+        if step == self.place.first:
+            return
+        note = f"the run as of step {step} is kept: `fit(resume=error.run)` goes on"
+        try:
+            path = self._save()
+            note += "" if path is None else f", and so does the same call, from {path}"
+        except OSError as why:
+            note += f"; it couldn't be saved ({why}), what had been saved is intact"
+        error.add_note(note)
+
+    def _turn_back(self, fault: Fault) -> None:
+        """At the last good step: the end, or another attempt from there, with other
+        random numbers and, of batches that the host gives, the ones behind the bad.
+
+        **Raises:** `FloatingPointError`.
+        """
+        growing, state, step, _, _, last = self.stand
+        if self.guard.gives_up(fault):
+            raise FloatingPointError(fault.text)
+        state = replaced(state, key=rolled_back(state.key, 1))
+        self.place.roll_back(fault.end - step)
+        self.stand = Stand(growing, state, step, None, -1, last)
+        self.journal.rewind(step, anew=True)
+        self._save()
 
     def _record(
-        self, growing: Growing, reports: list[Report], events: list[list[GrowthEvent]]
+        self, stand: Stand, reports: list[Report], events: list[list[GrowthEvent]]
     ) -> None:
-        """Ticks of one call are known, and timed, when it returns."""
+        """The run has got on: ticks of one call are known, and timed, when it returns.
+        First it is kept, then others are told."""
         for report, changes in zip(reports, events, strict=True):
             tick = tick_of(
                 report,
                 changes,
-                growing.anatomy,
+                stand.growing.anatomy,
                 valid=self.valid is not None,
-                seconds=time.perf_counter() - self.started,
+                seconds=self.place.seconds,
                 traces=self.ticker.traces,
             )
-            keep(self.history, tick, changes)
-            if self.log is not None:
-                keep(self.log, tick, changes)
-            if self.callback is not None:
-                values = {**dataclasses.asdict(tick), "steps": self.steps}
-                self.callback({**values, "events": changes})
+            self.journal.add(tick, changes)
+        before, self.stand = self.stand.step, stand
+        self.journal.tell()
+        if stand.step == self._due(before):
+            self._save()
 
 
 _sampled = eqx.filter_jit(ArrayData.window)

@@ -11,13 +11,14 @@ import numpy as np
 import optax
 
 from ._anatomy import Anatomy
-from ._fit import check_arguments, read, Run
+from ._fit import check_arguments, read
 from ._grow import arrays_of, grower_of, Grown, run_whole
 from ._grower import Grower
 from ._growing import GrowerState, Growing, stacked
 from ._look import Look
 from ._paths import array_leaves
 from ._policy import AbstractPolicy
+from ._run import Run
 from ._tick import Ticker
 
 

@@ -1,6 +1,7 @@
 """The records of a run, and how a file holds them: one JSON object per line."""
 
 import dataclasses
+import functools as ft
 import json
 import math
 import os
@@ -10,6 +11,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+
+from ._atomic import whole_file
 
 
 VERSION = 1
@@ -55,6 +58,11 @@ class GrowthEvent:
         for name in ("step", "old", "new", "compiles"):
             _count(name, getattr(self, name))
 
+    @ft.cached_property
+    def line(self) -> str:
+        """Its line in a log, without the newline: strictly JSON."""
+        return _line("event", self)
+
 
 @dataclasses.dataclass(frozen=True)
 class Tick:
@@ -88,6 +96,11 @@ class Tick:
             _count(f"sizes[{name!r}]", size)
         metrics = {name: _numbers(name, value) for name, value in self.metrics.items()}
         object.__setattr__(self, "metrics", metrics)
+
+    @ft.cached_property
+    def line(self) -> str:
+        """Its line in a log, without the newline: strictly JSON."""
+        return _line("tick", self)
 
 
 def _count(name: str, value: int) -> None:
@@ -135,11 +148,15 @@ class JsonLog:
 
     def add_tick(self, tick: Tick) -> None:
         """Appends a tick."""
-        self._write(line_of(tick))
+        self._write(tick.line)
 
     def add_event(self, event: GrowthEvent) -> None:
         """Appends an event."""
-        self._write(line_of(event))
+        self._write(event.line)
+
+    def restart(self, step: int) -> None:
+        """From here on the run goes on from an earlier step."""
+        self._write(start_line(step))
 
     def _write(self, line: str) -> None:
         self._file.write(f"{line}\n")
@@ -162,11 +179,9 @@ def start_line(step: int) -> str:
     return json.dumps({"record": "start", "version": VERSION, "step": step})
 
 
-def line_of(record: Tick | GrowthEvent) -> str:
-    """The line of one record, strictly JSON."""
-    name = "tick" if isinstance(record, Tick) else "event"
-    entry = {"record": name, **dataclasses.asdict(record)}
-    return json.dumps(_to_json(entry), allow_nan=False)
+def _line(name: str, record: Any) -> str:
+    fields = {f.name: getattr(record, f.name) for f in dataclasses.fields(record)}
+    return json.dumps(_to_json({"record": name, **fields}), allow_nan=False)
 
 
 def from_json(entry: dict[str, Any]) -> dict[str, Any]:
@@ -203,12 +218,5 @@ def whole_lines(path: Path) -> list[str]:
 
 def write_whole(path: Path, lines: list[str]) -> None:
     """Writes a file that appears complete or not at all."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with open(partial, "w", encoding="utf-8", newline="\n") as file:
-            file.writelines(f"{line}\n" for line in lines)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with whole_file(path) as file:
+        file.writelines(f"{line}\n".encode() for line in lines)

@@ -6,17 +6,38 @@ from typing import Any, TYPE_CHECKING
 import jax
 import numpy as np
 
+from ._anatomy import Anatomy
 from ._edit import Edit
 from ._growing import GrowerState, Growing, on_device, replaced, strong
 from ._maps import UnitMap
 from ._paths import array_leaves, map_arrays
 from ._plan import plan
-from ._policy import Decision, moved_units
+from ._policy import AbstractPolicy, Decision, moved_units
 from ._turn import no_decision
 
 
 if TYPE_CHECKING:
     from ._grower import Grower
+
+
+def begun(
+    net: Any,
+    own: tuple[Any, Any],
+    policy: AbstractPolicy,
+    managed: Anatomy,
+    capacities: Mapping[str, int],
+) -> tuple[Growing, Any]:
+    """A network in growth at its first step, at any capacities, and the policy's
+    memory; `own` is what the policy begins with. Where a capacity is below the
+    network's size, units are left out, as in the frame of a run that has shrunk."""
+    trainable, memory = own
+    # In numpy, so that it works inside a program.
+    open_ = {
+        name: np.arange(width.size) < capacities.get(name, width.size)
+        for name, width in managed.widths.items()
+    }
+    small = Growing(net, trainable, open_, policy, managed)
+    return edited(small, memory, room_edit(small, capacities))
 
 
 def make_room(

@@ -98,8 +98,10 @@ def test_one_chunk_many_chunks_and_single_ticks_agree_bit_for_bit(data):
         assert run.history.ticks[-1].traces == runs[0].history.ticks[-1].traces
 
 
-def test_a_policy_on_the_host_gives_the_same_run():
-    traced, host = fit(Pulse()), fit(HostPulse())
+@pytest.mark.parametrize("ratio, until, steps", [(2, 40, 83), (1, 5, 13)])
+def test_a_policy_on_the_host_gives_the_same_run(ratio, until, steps):
+    options = {"steps": steps, "buckets": gn.Buckets(ratio)}
+    traced, host = (fit(policy(until), **options) for policy in (Pulse, HostPulse))
     assert records(traced)[0] == records(host)[0]
     assert [e[:3] for e in records(traced)[1]] == [e[:3] for e in records(host)[1]]
     assert [e[3] for e in records(traced)[1]] == [e[3] for e in records(host)[1]]

@@ -12,9 +12,9 @@ import jax.tree_util as jtu
 import numpy as np
 
 from .._anatomy import Anatomy
-from .._fit import final_anatomy
 from .._paths import array_leaves
 from .._policy import Change, Decision, NoGrowth
+from .._run import final_anatomy
 from .._trainable import TrainableSpec
 from ._measure import (
     batched,

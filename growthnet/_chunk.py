@@ -22,11 +22,18 @@ from ._tick import Ticker
 
 class Stretch(eqx.Module):
     """Which ticks to run: steps `first` to `stop`, after a `pending` decision or a new
-    capacity has been dealt with in a tick of no steps."""
+    capacity has been dealt with in a tick of no steps.
+
+    - `asks`: in that tick the policy decides anew, since its newborns' values were for
+        slots that are no more; it is told the mean `loss` of the `count` steps before.
+    """
 
     first: Any
     stop: Any
     pending: Any = False
+    asks: Any = False
+    loss: Any = 0.0
+    count: Any = 0
 
 
 def run_chunk(
@@ -56,9 +63,10 @@ def run_chunk(
 
     def tick(dynamic: Any, step: Any, count: Any) -> tuple[Any, Report]:
         growing, state = eqx.combine(dynamic, static)
-        due = (count > 0) & ((step + count) % every == 0)
+        due = jnp.where(count > 0, (step + count) % every == 0, stretch.asks)
+        told = (stretch.loss, stretch.count)
         growing, state, report = ticker.tick(
-            growing, state, batch_at, step, count, due, valid
+            growing, state, batch_at, step, count, due, valid, told
         )
         return eqx.filter((growing, state), eqx.is_array), report
 

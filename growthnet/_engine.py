@@ -30,6 +30,10 @@ SECONDS = 0.1
 """How long a call should take: longer ones are heard of late, shorter ones cost."""
 
 
+ROUNDS = 8
+"""How often a decision may ask for more room than it got."""
+
+
 class Engine:
     """The programs of one run.
 
@@ -140,11 +144,18 @@ class Engine:
         for new shapes is compiled here, by a tick of no steps, where its cost belongs.
         """
         began, traces = time.perf_counter(), self.ticker.traces
-        resized = False
+        resized, rounds, last = False, 0, report
         # What has been applied may leave room to give back.
         while any(jax.device_get((state.waiting, state.roomy))):
-            growing, state, report, new = self._settle(growing, state, batches, report)
+            run = (growing, state, batches)
+            growing, state, report, new = self._settle(*run, report, last)
             resized |= new
+            if (rounds := rounds + 1) > ROUNDS:
+                raise ValueError(
+                    f"{type(self.grower.policy).__name__} asks for more room whenever "
+                    f"it gets some (step {int(last.step)}): how many units are born "
+                    "mustn't depend on how many slots there are"
+                )
         cost = {
             "kind": "resized",
             "seconds": time.perf_counter() - began,
@@ -153,10 +164,16 @@ class Engine:
         return growing, state, self._events(report, **cost if resized else {})
 
     def _settle(
-        self, growing: Growing, state: GrowerState, batches: Batches, report: Report
+        self,
+        growing: Growing,
+        state: GrowerState,
+        batches: Batches,
+        report: Report,
+        last: Report,
     ) -> tuple[Growing, GrowerState, Report, bool]:
         """One change of capacities, or none where a decision made on the host fits; the
-        report of its tick; and whether there are new shapes."""
+        report of its tick; and whether there are new shapes. `last` is the report of
+        the training before."""
         waits, step = bool(state.waiting), int(report.step)
         # A decision made on the host waits even where it fits.
         resized, again = not (waits and self._fits(growing, state)), False
@@ -166,10 +183,11 @@ class Engine:
             growing, state, again = make_room(self.grower, growing, state)
         elif resized:
             growing, state = give_back(self.grower, growing, state)
-        if not again:
-            growing, state, reports = self._call(
-                growing, state, batches, Stretch(step, step, True)
-            )
+        if again and self.grower.policy.on_host:
+            growing, state = self._ask(growing, state, batches, last)
+        else:
+            pending = Stretch(step, step, True, again, last.loss, last.count)
+            growing, state, reports = self._call(growing, state, batches, pending)
             report = reports[-1] if waits else report
         return growing, state, report, resized
 

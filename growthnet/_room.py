@@ -46,7 +46,7 @@ def make_room(
     """New capacities for the waiting decision, which is left to `apply`.
 
     A decision that brings newborn values can't be applied to slots that it didn't know:
-    there is room for it now, and the policy is asked again at its next turn (the third
+    there is room for it now, and the policy has to be asked again (the third
     result).
     """
     changes = state.decision.widths

@@ -54,10 +54,12 @@ class Ticker:
         count: Any,
         due: Any,
         valid: Any,
+        told: tuple[Any, Any],
     ) -> tuple[Growing, GrowerState, Report]:
         """`count` steps from step `first` on; then, if `due`, a decision; then what
-        fits of what waits. With no steps and no decision it applies what has been
-        waiting for room, so that one bucket has one program."""
+        fits of what waits. With no steps it applies what has been waiting for room, or
+        asks again what to do with it, so that one bucket has one program; `told` is
+        then the mean loss and the number of steps before."""
         old = _sizes(growing)
         growing, state, loss, metrics = self.train(
             growing, state, batch_at, first, count
@@ -72,9 +74,11 @@ class Ticker:
         if not never_decides(growing.policy):
 
             def speak(growing: Growing, state: GrowerState):
-                past = Past(batch_at, step, count, valid)
+                trained = jnp.where(count > 0, count, told[1])
+                past = Past(batch_at, step, trained, valid)
+                mean = jnp.where(count > 0, loss, told[0])
                 evidence = self.look(
-                    self.grower, growing, state, past, loss, valid_loss
+                    self.grower, growing, state, past, mean, valid_loss
                 )
                 growing, state, _ = decide(growing, state, evidence)
                 return growing, state

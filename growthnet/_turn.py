@@ -47,9 +47,20 @@ def decide(
     arrays, kept = array_leaves(growing.net), _kept(growing, full)
     changes.append(differ(arrays, _rewritten(growing, arrays, full, kept)[0]))
     waiting = jnp.any(jnp.stack(changes))
+    if any(change.values for change in full.widths.values()):
+        # Where there is no room, this turn won't have been: the policy is asked again
+        # when there is, since what it offers has to have slots.
+        counts = fits(growing.open, full) | ~waiting
+        before = growing.trainable, state.memory
+        trainable, memory = _chosen(counts, (trainable, memory), before)
     growing = replaced(growing, trainable=trainable)
     state = replaced(state, memory=memory, decision=full, waiting=waiting)
     return growing, state, info
+
+
+def _chosen(flag: Any, new: Any, old: Any) -> Any:
+    pick = lambda a, b: jnp.where(flag, a, b) if eqx.is_array(b) else b
+    return jax.tree.map(pick, new, old)
 
 
 def within(growing: Growing, decision: Decision, held: Any = True) -> Decision:

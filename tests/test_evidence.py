@@ -124,11 +124,12 @@ class Offering(gn.NoGrowth):
         return gn.Decision({"layers[0]": change}), trainable, memory, {}
 
 
-def test_newborn_values_wait_for_room_and_are_asked_for_again():
-    result = run(Offering(), steps=7, buckets=gn.Buckets())
+@pytest.mark.parametrize("buckets", [gn.Buckets(), gn.Buckets(smallest=64)])
+def test_newborn_values_are_asked_for_again_where_there_was_no_room(buckets):
+    result = run(Offering(), steps=7, buckets=buckets)
     (event,) = result.history.events
-    # Nine units don't fit eight slots: room is made at step 3, they come at step 6.
-    assert (event.step, event.old, event.new) == (6, 4, 9)
+    # Nine units don't fit eight slots; all the same they come at once.
+    assert (event.step, event.old, event.new) == (3, 4, 9)
     assert abs(event.loss_after - event.loss_before) < 1e-6
     weight = np.asarray(result.growing.net.layers[0].weight)
     assert np.allclose(weight[4:9], 0.25, atol=0.1) and (weight[9:] == 0).all()

@@ -48,6 +48,9 @@ class _Around(AbstractPolicy):
     def penalty(self, trainable: Any, net: Any, cost: Callable[..., Any]) -> Any:
         return self.policy.penalty(trainable, net, cost)
 
+    def rates(self, memory: Any, anatomy: Anatomy, open: Any) -> dict[str, Any]:
+        return self.policy.rates(memory, anatomy, open)
+
     def step(
         self, trainable: Any, memory: Any, evidence: Evidence, *, key: Any
     ) -> tuple[Decision, Any, Any, dict[str, Any]]:

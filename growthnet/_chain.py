@@ -50,6 +50,13 @@ class _Chain(AbstractPolicy):
         pairs = zip(self.policies, trainable, strict=True)
         return sum((p.penalty(own, net, cost) for p, own in pairs), jnp.zeros(()))
 
+    def rates(self, memory: Any, anatomy: Anatomy, open: Any) -> dict[str, Any]:
+        total: dict[str, Any] = {}
+        for policy, own in zip(self.policies, memory, strict=True):
+            for path, rate in policy.rates(own, anatomy, open).items():
+                total[path] = total[path] * rate if path in total else rate
+        return total
+
     def step(
         self, trainable: Any, memory: Any, evidence: Evidence, *, key: Any
     ) -> tuple[Decision, Any, Any, dict[str, Any]]:
@@ -77,9 +84,9 @@ class _Chain(AbstractPolicy):
 def chain(*policies: AbstractPolicy) -> AbstractPolicy:
     """Several policies as one: each decides in its turn, and the decisions are added.
 
-    Units stay that all of them keep, births add up, gates multiply, penalties add up,
-    and every policy's `trainable` has its own optimizer. It decides as often as all
-    turns need; the mean losses that a policy then sees are of that many steps.
+    Units stay that all of them keep, births add up, gates and rates multiply, penalties
+    add up, and every policy's `trainable` has its own optimizer. It decides as often as
+    all turns need; the mean losses that a policy then sees are of that many steps.
 
     **Arguments:** two policies or more. Order matters for random numbers alone.
 

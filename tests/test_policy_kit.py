@@ -16,10 +16,12 @@ from growthnet.testing._policy_kit import outcome
 from growthnet_policies import (
     Condensation,
     GradientSizeWeight,
+    GradMax,
     NestedSize,
     Pruning,
     Recycling,
     ResidualFitting,
+    Tiny,
 )
 
 
@@ -202,6 +204,8 @@ OURS = [
     Pruning("fisher", ratio=0.5, start=4, end=12, every=4, removal="refit"),
     Recycling(rate=0.05, maturity=2, every=4),
     Condensation(0.8, activation="odd", every=4),
+    GradMax(every=4),
+    Tiny(every=4),
 ]
 
 

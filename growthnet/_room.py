@@ -13,6 +13,7 @@ from ._maps import UnitMap
 from ._paths import array_leaves, map_arrays
 from ._plan import plan
 from ._policy import AbstractPolicy, Decision, moved_units
+from ._policy_state import moved_state
 from ._turn import no_decision
 
 
@@ -96,6 +97,9 @@ def moved(
         grower.optimizer, state.opt_state, spec.of(growing.net), spec.of(bigger.net)
     )
     maps, waiting = _maps(growing, edit), state.decision.widths
+    own = growing.policy.optimizer, state.policy_opt_state
+    trainables = growing.trainable, bigger.trainable
+    state = replaced(state, policy_opt_state=moved_state(*own, *trainables, maps))
     state = undecided(
         grower, bigger, replaced(state, opt_state=opt_state, memory=memory)
     )

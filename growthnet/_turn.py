@@ -15,6 +15,7 @@ from ._growing import GrowerState, Growing, on_device, replaced
 from ._optimizer import reset_entries
 from ._paths import array_leaves, map_arrays
 from ._policy import Change, Decision, reborn_units
+from ._policy_state import reborn_state
 from ._rewrite import check_rewrite, differ, rewritten
 
 
@@ -161,15 +162,15 @@ def apply(
         for marks in (changed, written)
     )
     opt_state = reset_entries(grower.optimizer, state.opt_state, params, masks, copies)
+    trainable = reborn_units(growing.trainable, born)
+    own = growing.policy.optimizer, state.policy_opt_state
     growing = replaced(
-        growing,
-        net=net,
-        open={**growing.open, **after},
-        trainable=reborn_units(growing.trainable, born),
+        growing, net=net, open={**growing.open, **after}, trainable=trainable
     )
     state = replaced(
         state,
         opt_state=opt_state,
+        policy_opt_state=reborn_state(*own, trainable, born),
         memory=reborn_units(state.memory, born),
         waiting=jnp.zeros((), bool),
         roomy=_roomy(grower.buckets, growing.open) & ~state.held,

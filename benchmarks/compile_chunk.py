@@ -22,10 +22,10 @@ import jax.random as jr
 import optax
 
 import growthnet as gn
-from growthnet._chunk import run_chunk, Stretch
-from growthnet._data import ArrayData
-from growthnet._tick import Ticker
-from growthnet._turn import apply
+from growthnet._policies.turn import apply
+from growthnet._runs.chunk import run_chunk, Stretch
+from growthnet._runs.data import ArrayData
+from growthnet._runs.tick import Ticker
 from growthnet_policies import GradientSizeWeight
 
 

@@ -12,7 +12,7 @@ import importlib.metadata
 import jax
 import optax
 
-from growthnet._optimizer import move_state  # noqa: PLC2701
+from growthnet._optimizer.optimizer import move_state  # noqa: PLC2701
 from tests.optimizer_cases import Case, CASES, Change, CHANGES, CLONE, mlp, moved_mlp
 
 

@@ -26,7 +26,7 @@ import jax.random as jr
 import numpy as np
 
 import growthnet as gn
-from growthnet import _trace as tracing  # noqa: PLC2701
+from growthnet._reading import trace as tracing  # noqa: PLC2701
 
 
 LAYERS, WIDTH, HEADS, VOCABULARY, LENGTH = 12, 768, 12, 50257, 1024

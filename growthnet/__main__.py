@@ -86,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _inspect(parser: _Parser, parsed: argparse.Namespace) -> int:
     del parser
-    from ._inspect import inspected
+    from ._checkpoints.inspect import inspected
 
     try:
         text = inspected(parsed.path, record=parsed.json)

@@ -18,8 +18,8 @@ from sklearn.model_selection import train_test_split
 import growthnet as gn
 from growthnet_policies import GradientSizeWeight  # noqa: TID251 - users import it so
 
-from ._history import columns
-from ._progress import Progress
+from ._history.history import columns
+from ._history.progress import Progress
 
 
 TRAINING, VALIDATION = 300, 300  # of 1797 examples: few enough that size matters

@@ -10,7 +10,7 @@ import jax
 import jax.tree_util as jtu
 import numpy as np
 
-from ._kinds import is_box, node_kind
+from ._libraries.kinds import is_box, node_kind
 
 
 def is_array(leaf: Any) -> bool:

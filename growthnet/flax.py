@@ -4,9 +4,9 @@ Imported on demand; needs the extra `growthnet[flax]`. NNX modules need no more 
 `import growthnet`: they are traced, edited and trained as Equinox modules are.
 """
 
-from ._linen import Linen as Linen, register_linen as _register_linen
-from ._nnx import call as call, trainable as trainable, transfer as transfer
-from ._nnx_layers import (
+from ._libraries.linen import Linen as Linen, register_linen as _register_linen
+from ._libraries.nnx import call as call, trainable as trainable, transfer as transfer
+from ._libraries.nnx_layers import (
     register_kinds as _register_kinds,
     register_layers as _register_layers,
 )

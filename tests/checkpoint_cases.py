@@ -15,8 +15,8 @@ from flax import nnx
 
 import growthnet as gn
 import growthnet.flax as gf
-from growthnet._checkpoints import whole
-from growthnet._saved import Saved
+from growthnet._checkpoints.checkpoints import whole
+from growthnet._checkpoints.saved import Saved
 from growthnet_policies import GradientSizeWeight, NestedSize
 
 from .helpers import lenient

@@ -1,4 +1,4 @@
-"""Optimizers and edits for the tests of `growthnet._optimizer`.
+"""Optimizers and edits for the tests of `growthnet._optimizer.optimizer`.
 
 The network is a dict: `w1 [h, 4]` and `b1 [h]` compute the units, `w2 [3, h]` reads
 them. No other size is 8, so that in a state of 8 units an axis of size 8 is the width:
@@ -16,8 +16,8 @@ import numpy as np
 import optax
 from optax import contrib
 
-from growthnet._layout import Atom
-from growthnet._maps import AxisEdit, LeafEdit, MapPair, PlaceEdit, UnitMap
+from growthnet._edits.maps import AxisEdit, LeafEdit, MapPair, PlaceEdit, UnitMap
+from growthnet._reading.layout import Atom
 
 
 UNITS = 8

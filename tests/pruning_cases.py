@@ -7,8 +7,8 @@ import jax.random as jr
 import optax
 
 import growthnet as gn
-from growthnet._growing import replaced
-from growthnet._look import Look
+from growthnet._evidence.look import Look
+from growthnet._policies.growing import replaced
 
 
 class Sees(gn.NoGrowth):

@@ -13,7 +13,7 @@ import numpy as np
 import optax
 
 import growthnet as gn
-from growthnet._anatomy import Anatomy
+from growthnet._reading.anatomy import Anatomy
 
 from .real_models import KEY, Model
 

@@ -15,9 +15,9 @@ import optax
 import pytest
 
 import growthnet as gn
-from growthnet import _candidates
-from growthnet._grower import Grower
-from growthnet._look import Look, Past
+from growthnet._evidence import candidates as _candidates
+from growthnet._evidence.look import Look, Past
+from growthnet._policies.grower import Grower
 from growthnet.testing import make_case
 
 from .helpers import lenient

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import pytest
 
 import growthnet as gn
-from growthnet._rules import OPAQUE, RULES
+from growthnet._reading.rules import OPAQUE, RULES
 
 
 # Inside the bodies of Pallas kernels, which are not read: memory, semaphores, lanes.

@@ -16,9 +16,9 @@ import optax
 import pytest
 
 import growthnet as gn
-from growthnet import _container
 from growthnet.__main__ import main
-from growthnet._saved import Saved
+from growthnet._checkpoints import container as _container
+from growthnet._checkpoints.saved import Saved
 from growthnet_policies import GradientSizeWeight
 
 from . import checkpoint_cases as cases

@@ -11,7 +11,7 @@ import optax
 import pytest
 
 import growthnet as gn
-from growthnet._turn import propose
+from growthnet._policies.turn import propose
 from growthnet.testing import FAMILIES, make_case
 from growthnet_policies import Condensation
 from growthnet_policies._condensation import _check

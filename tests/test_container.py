@@ -17,8 +17,12 @@ import optax
 import pytest
 
 import growthnet as gn
-from growthnet._container import read_container, read_record, write_container
-from growthnet._saved import Saved
+from growthnet._checkpoints.container import (
+    read_container,
+    read_record,
+    write_container,
+)
+from growthnet._checkpoints.saved import Saved
 
 from .checkpoint_cases import Ages, content_of
 

@@ -143,7 +143,7 @@ def test_a_member_may_also_stay_within_its_capacity():
 
 
 def test_a_branch_that_no_member_takes_is_not_run():
-    from growthnet._members import every_member, where_any
+    from growthnet._runs.members import every_member, where_any
 
     calls = []
 

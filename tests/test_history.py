@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 
-from growthnet._history import GrowthEvent, History, JsonLog, Tick
-from growthnet._progress import Progress
+from growthnet._history.history import GrowthEvent, History, JsonLog, Tick
+from growthnet._history.progress import Progress
 
 
 def an_event(step=10, old=4, new=5, **changes):

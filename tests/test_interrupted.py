@@ -13,7 +13,7 @@ import optax
 import pytest
 
 import growthnet as gn
-from growthnet import _atomic
+from growthnet._checkpoints import atomic as _atomic
 
 from .checkpoint_cases import content
 from .helpers import lenient

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from growthnet._saved import Saved
+from growthnet._checkpoints.saved import Saved
 
 from . import checkpoint_cases as cases
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 
-from growthnet._layout import (
+from growthnet._reading.layout import (
     Atom,
     describe,
     edit_axis,

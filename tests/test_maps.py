@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from hypothesis import assume, example, given, settings
 
-from growthnet._layout import Atom, Layout, Place, Prod, size_of, Sum
-from growthnet._maps import axis_edit, AxisEdit, LeafEdit, MapPair, UnitMap
+from growthnet._edits.maps import axis_edit, AxisEdit, LeafEdit, MapPair, UnitMap
+from growthnet._reading.layout import Atom, Layout, Place, Prod, size_of, Sum
 
 
 MANY = settings(max_examples=60, deadline=None)

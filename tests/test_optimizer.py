@@ -15,11 +15,11 @@ import optax
 import pytest
 from optax import contrib
 
-from growthnet import _optimizer, _state_links
-from growthnet._first_state import initial_state
-from growthnet._layout import Atom
-from growthnet._maps import AxisEdit, LeafEdit, MapPair, PlaceEdit, UnitMap
-from growthnet._optimizer import move_state, reset_entries, state_links
+from growthnet._edits.maps import AxisEdit, LeafEdit, MapPair, PlaceEdit, UnitMap
+from growthnet._optimizer import optimizer as _optimizer, state_links as _state_links
+from growthnet._optimizer.first_state import initial_state
+from growthnet._optimizer.optimizer import move_state, reset_entries, state_links
+from growthnet._reading.layout import Atom
 
 from .helpers import counting_compiles
 from .optimizer_cases import CASES, CHANGES, CLONE, FAST, mlp, moved_mlp, UNITS

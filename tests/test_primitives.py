@@ -9,7 +9,7 @@ from jax.experimental import pallas as pl
 from jax.interpreters import mlir
 
 import growthnet as gn
-from growthnet._rules import RULES
+from growthnet._reading.rules import RULES
 
 from .helpers import check_resizes, cover, normal, roles, sizes
 

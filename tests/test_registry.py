@@ -5,7 +5,7 @@ import importlib.metadata as metadata
 import pytest
 
 import growthnet as gn
-from growthnet import _registry
+from growthnet._policies import registry as _registry
 from growthnet_policies import GradientSizeWeight
 
 

@@ -12,9 +12,9 @@ import optax
 import pytest
 
 import growthnet as gn
-from growthnet._replay_derivatives import DERIVATIVES
-from growthnet._replay_rules import as_it_is, PARAMETERS, PROGRAMS
-from growthnet._rules import RULES
+from growthnet._reading.rules import RULES
+from growthnet._replay.replay_derivatives import DERIVATIVES
+from growthnet._replay.replay_rules import as_it_is, PARAMETERS, PROGRAMS
 from growthnet.testing import Case, FAMILIES, LAWS, make_case, Resize
 
 from .helpers import lenient

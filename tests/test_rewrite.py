@@ -14,10 +14,10 @@ import pytest
 from hypothesis import given
 
 import growthnet as gn
-from growthnet._capacity import change_openings
+from growthnet._capacity.capacity import change_openings
 from growthnet._paths import array_leaves
-from growthnet._rewrite import rewritten
-from growthnet._turn import propose
+from growthnet._policies.rewrite import rewritten
+from growthnet._policies.turn import propose
 
 from .helpers import lenient
 
@@ -241,26 +241,26 @@ ALL = {w: MEMBERS[FIRST] for w in WIDTHS}
 BOTH = dict.fromkeys(WIDTHS, "zero_out")
 MUTANTS: dict[str, Any] = {
     "values of all widths together": (
-        "growthnet._turn.change_openings",
+        "growthnet._policies.turn.change_openings",
         merged_values,
         lambda: inner(test_each_width_gives_its_own_newborns_their_values)(
             ALL, BOTH, 0
         ),
     ),
     "the last width counts": (
-        "growthnet._turn.rewritten",
+        "growthnet._policies.turn.rewritten",
         last_one_counts,
         test_where_two_widths_rewrite_an_entry_their_moves_add_up,
     ),
     "biases of consumers stay": (
-        "growthnet._turn.rewritten",
+        "growthnet._policies.turn.rewritten",
         widths_alone,
         lambda: inner(test_survivors_take_what_is_given_and_nobody_else)(
             ("layers[1].bias",), [True] * 4, 0, 0
         ),
     ),
     "all of the leaf": (
-        "growthnet._rewrite._of_survivors",
+        "growthnet._policies.rewrite._of_survivors",
         all_of_the_leaf,
         test_a_leaf_that_reads_two_widths_is_rewritten_by_each_in_its_own_part,
     ),

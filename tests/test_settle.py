@@ -9,7 +9,7 @@ import jax.random as jr
 import pytest
 
 import growthnet as gn
-from growthnet import _settle
+from growthnet._reading import settle as _settle
 
 
 class Attention(eqx.Module):

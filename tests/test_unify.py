@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 
-from growthnet._layout import Atom, Layout, Prod, resized, size_of, spread, Sum
-from growthnet._unify import Node, Solver, Unalignable
+from growthnet._reading.layout import Atom, Layout, Prod, resized, size_of, spread, Sum
+from growthnet._reading.unify import Node, Solver, Unalignable
 
 
 Label = tuple[tuple[int, int], ...]

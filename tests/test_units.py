@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 import growthnet as gn
-from growthnet._flat import flat_loss
-from growthnet._found_units import find_units
+from growthnet._evidence.flat import flat_loss
+from growthnet._evidence.found_units import find_units
+from growthnet._evidence.units import UNIT_KINDS, Units, units_of
 from growthnet._paths import array_leaves, map_arrays
-from growthnet._units import UNIT_KINDS, Units, units_of
 from growthnet.testing import make_case
 
 

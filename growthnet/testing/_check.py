@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .._anatomy import Anatomy
+from .._reading.anatomy import Anatomy
 from ._laws import preservation, shrink_is_silence, symmetry
 from ._laws_capacity import opening_is_resizing, same_training
 from ._laws_optimizer import optimizer_follows

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 
-from .._anatomy import Anatomy
-from .._inits import Clone, kind_of
+from .._edits.inits import Clone, kind_of
+from .._reading.anatomy import Anatomy
 from ._measure import (
     batched,
     broken,

@@ -11,11 +11,11 @@ import jax.random as jr
 import jax.tree_util as jtu
 import numpy as np
 
-from .._anatomy import Anatomy
+from .._optimizer.trainable import TrainableSpec
 from .._paths import array_leaves
-from .._policy import Change, Decision, NoGrowth
-from .._run import final_anatomy
-from .._trainable import TrainableSpec
+from .._policies.policy import Change, Decision, NoGrowth
+from .._reading.anatomy import Anatomy
+from .._runs.run import final_anatomy
 from ._measure import (
     batched,
     broken,

@@ -12,11 +12,11 @@ import jax.random as jr
 import jax.tree_util as jtu
 import numpy as np
 
-from .._anatomy import Anatomy
-from .._edit import Edit
-from .._layout import Atom, Place, spread
+from .._edits.edit import Edit
 from .._paths import join, key_names, named_leaves
-from .._widths import Width
+from .._reading.anatomy import Anatomy
+from .._reading.layout import Atom, Place, spread
+from .._reading.widths import Width
 from ._measure import broken, clonable, told
 from ._networks import Case
 from ._ops import OPS, Ops, read

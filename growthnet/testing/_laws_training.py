@@ -12,8 +12,8 @@ import jax.random as jr
 import jax.tree_util as jtu
 import numpy as np
 
-from .._edit import Edit
-from .._inits import Clone
+from .._edits.edit import Edit
+from .._edits.inits import Clone
 from .._paths import array_leaves
 from ._measure import (
     batched,

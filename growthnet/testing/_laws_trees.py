@@ -7,11 +7,11 @@ import jax.random as jr
 import jax.tree_util as jtu
 import numpy as np
 
-from .._anatomy import Anatomy
-from .._edit import Edit
-from .._inits import Clone
+from .._edits.edit import Edit
+from .._edits.inits import Clone
 from .._paths import array_leaves
-from .._programs import abstract
+from .._reading.anatomy import Anatomy
+from .._reading.programs import abstract
 from ._laws import small_noise
 from ._measure import (
     broken,

@@ -11,13 +11,13 @@ import jax.random as jr
 import jax.tree_util as jtu
 import numpy as np
 
-from .._anatomy import Anatomy
-from .._asked import default_call
-from .._aux import returned
-from .._layout import Atom, Place, spread
 from .._paths import array_leaves, fresh, is_array
-from .._replayed import Replayed
-from .._widths import Member
+from .._reading.anatomy import Anatomy
+from .._reading.asked import default_call
+from .._reading.aux import returned
+from .._reading.layout import Atom, Place, spread
+from .._reading.widths import Member
+from .._replay.replayed import Replayed
 from ._networks import Case, draw_inputs, is_inexact
 
 

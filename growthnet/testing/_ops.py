@@ -8,14 +8,14 @@ from typing import Any
 import jax
 import jax.tree_util as jtu
 
-from .._anatomy import Anatomy
-from .._capacity import close_units, compact, open_units, reserve
-from .._edit import Edit
-from .._gates import gate
-from .._grower import Grower
+from .._capacity.capacity import close_units, compact, open_units, reserve
+from .._capacity.gates import gate
+from .._edits.edit import Edit
+from .._edits.plan import plan
 from .._paths import is_array
-from .._plan import plan
-from .._trace import trace
+from .._policies.grower import Grower
+from .._reading.anatomy import Anatomy
+from .._reading.trace import trace
 from ._networks import Case
 
 

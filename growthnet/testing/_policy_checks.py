@@ -17,13 +17,13 @@ import jax.random as jr
 import jax.tree_util as jtu
 import numpy as np
 
-from .._anatomy import Anatomy
-from .._buckets import Buckets
-from .._evidence import check_needs, KINDS
-from .._fit import Run
-from .._grow import grow
-from .._grower import Grower
-from .._policy import AbstractPolicy, never_decides, PerUnit
+from .._capacity.buckets import Buckets
+from .._evidence.evidence import check_needs, KINDS
+from .._policies.grower import Grower
+from .._policies.policy import AbstractPolicy, never_decides, PerUnit
+from .._reading.anatomy import Anatomy
+from .._runs.fit import Run
+from .._runs.grow import grow
 from ._policy_runs import OPTIMIZER, run_of, steps_of, Task
 
 

@@ -5,7 +5,7 @@ import functools as ft
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
-from .._policy import AbstractPolicy
+from .._policies.policy import AbstractPolicy
 from ._policy_checks import CHECKS, Skipped
 from ._policy_runs import small_task, Task
 

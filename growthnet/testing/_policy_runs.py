@@ -11,10 +11,10 @@ import jax.random as jr
 import numpy as np
 import optax
 
-from .._anatomy import Anatomy
-from .._fit import fit, Run
-from .._policy import AbstractPolicy
-from .._trace import trace
+from .._policies.policy import AbstractPolicy
+from .._reading.anatomy import Anatomy
+from .._reading.trace import trace
+from .._runs.fit import fit, Run
 
 
 DECISIONS = 3

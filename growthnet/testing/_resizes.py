@@ -7,10 +7,10 @@ from typing import Any, Literal
 import hypothesis.strategies as st
 import numpy as np
 
-from .._anatomy import Anatomy
-from .._layout import Layout, occurrences, Prod, Sum
-from .._statics import fitting, has_factory
-from .._widths import Width
+from .._edits.statics import fitting, has_factory
+from .._reading.anatomy import Anatomy
+from .._reading.layout import Layout, occurrences, Prod, Sum
+from .._reading.widths import Width
 from ._modules import Sizes
 from ._networks import Case
 from ._ops import OPS, read

@@ -1,0 +1,1 @@
+"""Open, closed, gated: masked writes inside the program."""

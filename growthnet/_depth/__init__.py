@@ -1,0 +1,1 @@
+"""Blocks that come and go, and whether that is exact."""

@@ -1,0 +1,1 @@
+"""Edits: pairs of linear maps, newborn values, static fields, rows of tables."""

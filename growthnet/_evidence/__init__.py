@@ -1,0 +1,1 @@
+"""Evidence for policies, read off the loss's own program."""

@@ -1,0 +1,1 @@
+"""What makes growth exact, from the recorded equations of a program."""

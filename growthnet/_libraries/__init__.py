@@ -1,0 +1,1 @@
+"""Modules of Equinox, Flax NNX and Linen."""

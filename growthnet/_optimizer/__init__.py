@@ -1,0 +1,1 @@
+"""Optimizer states, read off `init` and `update`."""

@@ -1,0 +1,390 @@
+"""The optimizer state follows the parameters through edits and openings.
+
+`state_links` tells how each leaf of a state is laid out, `init_values` what newborn
+entries hold and what happens where an edit scales gradients. This file applies that.
+"""
+
+import dataclasses
+import functools as ft
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .._edits.maps import AxisEdit, LeafEdit
+from .._reading.layout import Atom
+from .init_values import GRADIENT, Init, Power, read_init, read_powers
+from .state_links import (
+    adafactor_leaves,
+    checked_leaves,
+    leaf_paths,
+    Link,
+    state_groups,
+)
+from .transfer_report import TransferReport, TransferRow
+
+
+Matched: TypeAlias = Callable[[Any, Any], Sequence[int | None]]
+"""Which leaf of one tree structure each leaf of another comes from."""
+
+
+def move_state(
+    optimizer: Any,
+    opt_state: Any,
+    params: Any,
+    params2: Any,
+    leaf_edits: Mapping[int, LeafEdit],
+    *,
+    strict: bool = False,
+    matched: Matched | None = None,
+) -> tuple[Any, TransferReport]:
+    """Moves an optimizer state through an edit of the parameters.
+
+    **Arguments:**
+
+    - `optimizer`: has `init` and `update`, as in optax.
+    - `opt_state`: its state before the edit.
+    - `params`, `params2`: what it was initialised with, before and after the edit.
+    - `leaf_edits`: what happens to the parameters, by index in `jax.tree.leaves` of
+        `params2`; leaves that aren't touched may be missing.
+    - `strict`: raise instead of resetting what can't be mapped.
+    - `matched`: tells for two tree structures, before and after, from which old leaf
+        each new one comes (`None`: from none). By default no leaf comes or goes.
+
+    **Returns:** a state with the structure, shapes and dtypes of
+    `optimizer.init(params2)`, and the report.
+
+    **Raises:** `ValueError` if the state isn't one of `optimizer` for `params`, if an
+    edit doesn't lead from `params` to `params2`, or if `strict` forbids a reset.
+    """
+    before, after = read_init(optimizer, params), read_init(optimizer, params2)
+    leaves = checked_leaves(before.program, before.shapes, opt_state)
+    structures = before.params.treedef, after.params.treedef
+    parents = list(
+        matched(*structures) if matched else range(len(before.params.leaves))
+    )
+    edits = _checked_edits(before, after, leaf_edits, parents)
+    names, paths = leaf_paths(params2), leaf_paths(opt_state)
+    sources: Sequence[int | None] = range(len(leaves))
+    gone: list[str] = []
+    if before.program.skeleton != after.program.skeleton:
+        old, olds = {path: j for j, path in enumerate(paths)}, paths
+        state2 = after.unflatten(range(len(after.links)))
+        paths = leaf_paths(state2)
+        sources = [old.get(path) for path in paths]
+        if matched:
+            states = jax.tree.structure(opt_state), jax.tree.structure(state2)
+            sources = matched(*states)
+        gone = [path for j, path in enumerate(olds) if j not in sources]
+    links = _renumbered(before.links, parents)
+    born = frozenset(i for i, parent in enumerate(parents) if parent is None)
+    mover = _Mover(optimizer, opt_state, leaves, before, links, after, edits, born)
+    olds = [None if j is None else leaves[j] for j in sources]
+    fates = (mover.move(k, j) for k, j in enumerate(sources))
+    moved = [(_settled(x[0], y), *x[1:]) for x, y in zip(fates, olds, strict=True)]
+    rows = tuple(
+        TransferRow(path, "" if link.param is None else names[link.param], *what)
+        for path, link, (_, *what) in zip(paths, after.links, moved, strict=True)
+    )
+    why = "the new state has no such leaf"
+    what = "gone" if matched else "reset"
+    rows += tuple(TransferRow(path, "", what, why) for path in sorted(gone))
+    lost = [row for row in rows if row.action == "reset"]
+    if strict and lost:
+        raise ValueError(f"{lost[0].path} of the state can't move: {lost[0].reason}")
+    news = _transferred([new for new, *_ in moved], olds)
+    return after.unflatten(news), TransferReport(rows)
+
+
+def _renumbered(
+    links: Sequence[Link], parents: Sequence[int | None]
+) -> tuple[Link, ...]:
+    """Links to the old parameters as links to the new ones; what follows a parameter
+    that is gone follows none that there is."""
+    new = {parent: i for i, parent in enumerate(parents) if parent is not None}
+    number = lambda i: None if i is None else new.get(i, len(parents) + i)
+    return tuple(dataclasses.replace(x, param=number(x.param)) for x in links)
+
+
+def _checked_edits(
+    before: Init,
+    after: Init,
+    leaf_edits: Mapping[int, LeafEdit],
+    parents: Sequence[int | None],
+) -> dict[int, LeafEdit]:
+    """The edits that change anything."""
+    old, new = before.params.shapes, after.params.shapes
+    if len(parents) != len(new) or not leaf_edits.keys() <= set(range(len(new))):
+        raise ValueError(
+            f"params has {len(old)} leaves, params2 {len(new)}, and the edits are for "
+            f"{sorted(leaf_edits)}; all three must be about the same leaves"
+        )
+    for i, parent in enumerate(parents):
+        if parent is None:
+            continue
+        shapes, edit = (old[parent], new[i]), leaf_edits.get(i)
+        says = (shapes[0],) * 2 if edit is None else (edit.old_shape, edit.new_shape)
+        if says != shapes:
+            path = leaf_paths(after.params.treedef.unflatten(range(len(new))))[i]
+            raise ValueError(
+                f"parameter {path} goes from {shapes[0]} to {shapes[1]}, but its edit "
+                f"from {says[0]} to {says[1]}"
+            )
+    return {i: edit for i, edit in leaf_edits.items() if edit.touched}
+
+
+Fate: TypeAlias = tuple[Any, str, str]
+"""The new leaf, the action, the reason."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Mover:
+    """One state on its way; a leaf at a time."""
+
+    optimizer: Any
+    opt_state: Any
+    leaves: list[Any]
+    before: Init
+    links: tuple[Link, ...]
+    after: Init
+    edits: dict[int, LeafEdit]
+    born: frozenset[int]
+    views: dict[Any, Any] = dataclasses.field(default_factory=dict)
+
+    @ft.cached_property
+    def scales(self) -> bool:
+        """Does any entry become more or less than a copy of another?"""
+        either = (True, False)
+        edits = self.edits.values()
+        return any(_scaling(e, range(len(e.axes)), either) for e in edits)
+
+    def move(self, k: int, j: int | None) -> Fate:
+        """New leaf `k`, from old leaf `j`."""
+        link = self.after.links[k]
+        if j is None:
+            fate = self._reset(k, "the old state has no such leaf")
+            new = self.born and link.param in {None, *self.born}
+            return (fate[0], "born", "") if new else fate
+        if link != self.links[j]:
+            j = self._swapped(link, j)
+        if j is None:
+            return self._reset(k, "its layout depends on the sizes, and changed")
+        edit = None if link.param is None else self.edits.get(link.param)
+        if link.axes is None and (edit or link.param is None and self.edits):
+            return self._reset(k, "how its layout depends on the sizes is unknown")
+        if edit is None and self.before.shapes[j] != self.after.shapes[k]:
+            return self._reset(k, "it has the shape of all parameters together")
+        if edit is None or link.axes is None:
+            return self.leaves[j], "kept", ""
+        view = self._view(edit, link, self.before.shapes[j])
+        lost = self._lost.get((self._groups[j], link.param)) if self.scales else None
+        if not (view.touched or lost):
+            return self.leaves[j], "kept", "it runs along no axis that changes"
+        array = np.asarray(self.leaves[j])
+        if not self.scales:
+            return self._bear(k, view.gradients(array), view), "moved", ""
+        power = "value" if link.kind == "copy" else self._powers[j]
+        scaled = view.scaled(gradient=power != "value")
+        new = self._bear(k, _followed(view, array, power), view)
+        if lost and link.kind != "copy":
+            hidden = _scaling(edit, _missing(edit, link), lost)
+            again = _scaled(view, lost) | hidden
+            new = np.where(again, self.after.value(k), new).astype(array.dtype)
+            return new, "reset", "in split units: its relation to gradients is unknown"
+        return (new, "scaled", _REASONS[power]) if scaled.any() else (new, "moved", "")
+
+    def _swapped(self, link: Link, j: int) -> int | None:
+        """Rows and columns of adafactor change places when the longer axis does."""
+        which, links = adafactor_leaves(self.before.program.treedef), self.links
+        mates = (i for i in which if j in which and which[i] == which[j])
+        same = (i for i in mates if links[i] == link and link.kind == "factored")
+        return next(same, None)
+
+    def _view(self, edit: LeafEdit, link: Link, shape: tuple[int, ...]) -> LeafEdit:
+        """The edit of a leaf that runs along some axes of the parameter."""
+        key = (link.param, link.axes)
+        if key not in self.views:
+            free = lambda size: AxisEdit(Atom(-1, size))
+            pairs = zip(link.axes or (), shape, strict=True)
+            axes = (free(n) if a is None else edit.axes[a] for a, n in pairs)
+            self.views[key] = LeafEdit(tuple(axes))
+        return self.views[key]
+
+    def _bear(self, k: int, new: np.ndarray, view: LeafEdit) -> np.ndarray:
+        """Newborn entries, zero so far, hold what `init` gives."""
+        value = self.after.value(k)
+        if value.size and (any(value.strides) or value.flat[0] != 0):
+            np.copyto(new, value, where=view.born(), casting="unsafe")
+        return new
+
+    def _reset(self, k: int, reason: str) -> Fate:
+        return np.array(self.after.value(k)), "reset", reason
+
+    @ft.cached_property
+    def _powers(self) -> Sequence[Power]:
+        return read_powers(self.optimizer, self.before, self.opt_state)
+
+    @ft.cached_property
+    def _groups(self) -> list[int]:
+        own = self.before.params.treedef
+        return state_groups(jax.tree.structure(self.opt_state), own)
+
+    @ft.cached_property
+    def _lost(self) -> dict[Any, tuple[bool, ...]]:
+        """Groups and parameters in which some leaf can't follow what is scaled (as
+        values, as gradients). The others are reset with it: mu of Adam without its nu
+        makes a huge step."""
+        lost: dict[Any, tuple[bool, ...]] = {}
+        for j, link in enumerate(self.links):
+            if link.param in self.edits and link.kind != "copy":
+                edit, power = self.edits[link.param], self._powers[j]
+                senses = (True, False) if power == "tangled" else (True,)
+                every = range(len(edit.axes))
+                stuck = power not in _REASONS and _scaling(edit, every, senses)
+                if stuck or _scaling(edit, _missing(edit, link), (True,)):
+                    key = self._groups[j], link.param
+                    lost[key] = max(senses, lost.get(key, ()))
+        return lost
+
+
+_REASONS: dict[Power, str] = {
+    (0.0, False): "as it is: it doesn't depend on the size of gradients",
+    (0.0, True): "by the sign of the gradient's factor",
+    (1.0, False): "by the size of the gradient's factor",
+    (1.0, True): "as the gradient",
+    (2.0, False): "as the square of the gradient",
+    "value": "as the parameter",
+}
+"""The powers that can be followed."""
+
+
+def _scaled(edit: LeafEdit, senses: Sequence[bool]) -> np.ndarray:
+    """Entries that aren't plain copies, as values (`False`) or gradients (`True`)."""
+    return ft.reduce(np.logical_or, [edit.scaled(gradient=s) for s in senses])
+
+
+def _scaling(edit: LeafEdit, axes: Iterable[int], senses: Sequence[bool]) -> bool:
+    """Are there such entries along these axes?"""
+    marks = (edit.axes[a].marks("scaled", gradient=s) for a in axes for s in senses)
+    return any(mark.any() for mark in marks)
+
+
+def _missing(edit: LeafEdit, link: Link) -> set[int]:
+    """The axes of the parameter that a leaf sums over."""
+    return set(range(len(edit.axes))).difference(link.axes or ())
+
+
+def _followed(view: LeafEdit, array: np.ndarray, power: Power) -> np.ndarray:
+    if power == "value":
+        return view.values(array)
+    if power not in _REASONS or isinstance(power, str):
+        power = GRADIENT
+    degree, odd = power
+    new = view.gradients(array, int(degree))
+    if degree % 2 != odd:
+        new = np.copysign(new, view.gradients(array, int(odd)))
+    return new
+
+
+def _settled(new: Any, old: Any) -> Any:
+    """What had a place goes there; large arrays go to JAX at once, lest all of them
+    exist twice for a while."""
+    if not isinstance(new, np.ndarray) or new is old:
+        return new
+    if isinstance(old, jax.Array) and old.committed:
+        return jax.device_put(new, old.sharding)
+    return jax.device_put(new) if new.nbytes > 2**22 else new
+
+
+def _transferred(news: list[Any], olds: list[Any]) -> list[Any]:
+    """The other arrays, in one transfer."""
+    pairs = enumerate(zip(news, olds, strict=True))
+    rest = [k for k, (x, old) in pairs if isinstance(x, np.ndarray) and x is not old]
+    placed = dict(zip(rest, jax.device_put([news[k] for k in rest]), strict=True))
+    return [placed.get(k, new) for k, new in enumerate(news)]
+
+
+def state_links(optimizer: Any, opt_state: Any, params: Any) -> tuple[Link, ...]:
+    """How each leaf of an optimizer state is laid out.
+
+    Only shapes are looked at, so this works inside `jit`.
+
+    **Arguments:** as in `move_state`.
+
+    **Returns:** a `Link` per leaf of the state.
+
+    **Raises:** `ValueError` if the state isn't one of `optimizer` for `params`.
+    """
+    init = read_init(optimizer, params)
+    checked_leaves(init.program, init.shapes, opt_state)
+    return init.links
+
+
+def reset_entries(
+    optimizer: Any,
+    opt_state: Any,
+    params: Any,
+    masks: Mapping[int, Any],
+    copies: Mapping[int, Any] | None = None,
+) -> Any:
+    """Puts some entries of an optimizer state back to what `init` gives.
+
+    Pure and made of `jax.numpy`, for use inside `jit`.
+
+    **Arguments:**
+
+    - `optimizer`, `opt_state`: the optimizer and its state.
+    - `params`: the parameters, after whatever was written to them: copies of parameters
+        in the state take their values from here.
+    - `masks`: by parameter index, where: a boolean array that broadcasts against the
+        parameter.
+    - `copies`: the same, for entries of which only copies in the state are to follow.
+
+    **Returns:** the state. A factored leaf is reset where everything that it sums over
+    is marked; a leaf of unknown layout, as a whole if anything at all is marked.
+
+    **Raises:** `ValueError` if the state isn't one of `optimizer` for `params`.
+    """
+    init = read_init(optimizer, params)
+    leaves = checked_leaves(init.program, init.shapes, opt_state)
+    fresh = jax.tree.leaves(optimizer.init(params))
+    spread = lambda i, mask: jnp.broadcast_to(mask, init.params.shapes[i])
+    full = {i: spread(i, mask) for i, mask in masks.items()}
+    copied = dict(full)
+    for i, mask in (copies or {}).items():
+        copied[i] = spread(i, mask) | full.get(i, False)
+    new = []
+    for link, old, value in zip(init.links, leaves, fresh, strict=True):
+        mask = _leaf_mask(link, copied if link.kind == "copy" else full)
+        if mask is not None:
+            mask = jnp.broadcast_to(mask, jnp.shape(old))
+            old = jnp.where(mask, value.astype(jnp.result_type(old)), old)
+        new.append(old)
+    return jax.tree.unflatten(jax.tree.structure(opt_state), new)
+
+
+def _leaf_mask(link: Link, full: Mapping[int, Any]) -> Any:
+    """Which entries of a leaf are marked, or `None` if none can be."""
+    if link.axes is None:
+        marked = [full[i] for i in full if link.param in (None, i)]
+        return ft.reduce(jnp.logical_or, map(jnp.any, marked)) if marked else None
+    if link.param is None or link.param not in full:
+        return None
+    mask, axes = full[link.param], link.axes
+    own = [axis for axis in axes if axis is not None]
+    if len(set(own)) == len(own):
+        return _along(mask, axes)
+    # Two axes run along the same one, as in a Kronecker factor.
+    alone = lambda i: tuple(a if j == i else None for j, a in enumerate(axes))
+    parts = [_along(mask, alone(i)) for i, a in enumerate(axes) if a is not None]
+    return ft.reduce(jnp.logical_or, parts)
+
+
+def _along(mask: Any, axes: tuple[int | None, ...]) -> Any:
+    """The mask along some of its axes: true where everything behind is."""
+    own = [axis for axis in axes if axis is not None]
+    kept = jnp.all(mask, axis=tuple(set(range(mask.ndim)).difference(own)))
+    kept = jnp.transpose(kept, [sorted(own).index(axis) for axis in own])
+    return jnp.expand_dims(kept, [i for i, axis in enumerate(axes) if axis is None])

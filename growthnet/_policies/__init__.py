@@ -1,0 +1,1 @@
+"""Policies, their turn, and what becomes of their decisions."""

@@ -1,0 +1,223 @@
+"""Policies around policies: for a part of a run, within a budget; and of a function."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from .._evidence.evidence import Evidence
+from .._reading.anatomy import Anatomy
+from .chain import if_due
+from .growing import replaced
+from .policy import AbstractPolicy, Decision
+
+
+class _Around(AbstractPolicy):
+    """A policy that changes what another decides, and nothing else of it."""
+
+    policy: eqx.AbstractVar[AbstractPolicy]
+
+    @property
+    def every(self) -> int:
+        return self.policy.every
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return self.policy.needs
+
+    @property
+    def optimizer(self) -> Any:
+        return self.policy.optimizer
+
+    @property
+    def on_host(self) -> bool:
+        return self.policy.on_host
+
+    @property
+    def preserves(self) -> bool:
+        return self.policy.preserves
+
+    def init(self, anatomy: Anatomy, *, key: Any) -> tuple[Any, Any]:
+        return self.policy.init(anatomy, key=key)
+
+    def gates(self, trainable: Any, anatomy: Anatomy, **given: Any) -> dict[str, Any]:
+        return self.policy.gates(trainable, anatomy, **given)
+
+    def penalty(self, trainable: Any, net: Any, cost: Callable[..., Any]) -> Any:
+        return self.policy.penalty(trainable, net, cost)
+
+    def rates(self, memory: Any, anatomy: Anatomy, open: Any) -> dict[str, Any]:
+        return self.policy.rates(memory, anatomy, open)
+
+    def step(
+        self, trainable: Any, memory: Any, evidence: Evidence, *, key: Any
+    ) -> tuple[Decision, Any, Any, dict[str, Any]]:
+        decision, *rest = self.policy.step(trainable, memory, evidence, key=key)
+        trainable, memory, info = rest
+        return self._instead(decision, evidence), trainable, memory, info
+
+    def _instead(self, decision: Decision, evidence: Evidence) -> Decision:
+        raise NotImplementedError
+
+
+class _During(_Around):
+    policy: AbstractPolicy
+    start: Any
+    stop: Any
+    period: int | None = eqx.field(static=True)
+
+    def _instead(self, decision: Decision, evidence: Evidence) -> Decision:
+        step = evidence.step if self.period is None else evidence.step % self.period
+        due = (step >= self.start) & (step < self.stop)
+        return if_due(due, decision, evidence)
+
+
+def during(
+    policy: AbstractPolicy,
+    start: int = 0,
+    stop: int | None = None,
+    *,
+    period: int | None = None,
+) -> AbstractPolicy:
+    """A policy whose decisions count from step `start` on and before step `stop`; with
+    `period`, of every so many steps. Its gates, penalty and trainables go on as ever.
+
+    **Raises:** `ValueError` for a part that is empty.
+
+    !!! example
+
+        Growing for 800 of every 1,000 steps, and pruning in the last 200:
+
+        ```python
+        policy = gn.chain(
+            gn.during(grows, 0, 800, period=1_000),
+            gn.during(prunes, 800, 1_000, period=1_000),
+        )
+        ```
+    """
+    last = period if stop is None else stop
+    numbers = {"start": start, "stop": stop, "period": period}
+    for name, value in numbers.items():
+        if value is not None and (not isinstance(value, int) or value < 0):
+            raise ValueError(f"during({name}={value!r}); a number of steps")
+    if not start < (start + 1 if last is None else last) <= (period or jnp.inf):
+        raise ValueError(
+            f"during({start}, {stop}, period={period}) is empty or longer than its "
+            "period; start < stop <= period"
+        )
+    stop = jnp.iinfo(jnp.int32).max if last is None else last
+    # The fields of a policy are properties here.
+    return _During(  # pyright: ignore[reportCallIssue]
+        policy=policy, start=start, stop=stop, period=period
+    )
+
+
+class _Within(_Around):
+    policy: AbstractPolicy
+    params: Any
+    units: Any
+
+    def _instead(self, decision: Decision, evidence: Evidence) -> Decision:
+        kept = {n: jnp.sum(m) for n, m in evidence.open.items()}
+        births = {}
+        for name, change in decision.widths.items():
+            kept[name] = jnp.sum(evidence.open[name] & change.keep)
+            births[name] = jnp.maximum(jnp.asarray(change.add), 0)
+        most = jnp.max(jnp.stack([*births.values(), jnp.zeros((), int)]))
+
+        def sizes(share: Any) -> dict[str, Any]:
+            part = {n: jnp.minimum(born, share) for n, born in births.items()}
+            return {n: units + part.get(n, 0) for n, units in kept.items()}
+
+        # The largest number of births per width that all of them can have.
+        def larger(share: Any) -> Any:
+            return (share < most) & self._fits(sizes(share + 1), evidence.anatomy)
+
+        share = jax.lax.while_loop(larger, lambda n: n + 1, jnp.zeros((), int))
+        widths = {
+            name: replaced(change, add=jnp.minimum(births[name], share))
+            for name, change in decision.widths.items()
+        }
+        return Decision(widths)
+
+    def _fits(self, sizes: Mapping[str, Any], anatomy: Anatomy) -> Any:
+        good = jnp.ones((), bool)
+        if self.units is not None:
+            good = good & (sum(sizes.values()) <= self.units)
+        if self.params is not None:
+            good = good & (anatomy.params(sizes) <= self.params)
+        return good
+
+
+def within_budget(
+    policy: AbstractPolicy, *, params: Any = None, units: Any = None
+) -> AbstractPolicy:
+    """A policy whose births end at a budget. Put it around everything else: closings go
+    on, and where there is room for some of the births, no width gets more than the
+    others unless it asked for less.
+
+    **Arguments:**
+
+    - `params`: parameters of the whole network at its open units, `anatomy.params`.
+    - `units`: open units of all widths that the run may change.
+
+    **Raises:** `ValueError` without a budget.
+
+    !!! example
+
+        ```python
+        policy = gn.within_budget(gn.chain(grows, prunes), params=50_000)
+        ```
+    """
+    if params is None and units is None:
+        raise ValueError("within_budget without a budget; give params= or units=")
+    return _Within(  # pyright: ignore[reportCallIssue]
+        policy=policy, params=params, units=units
+    )
+
+
+# --- a function
+
+
+class _Function(AbstractPolicy):
+    function: Callable[..., Any] = eqx.field(static=True)
+    every: int = eqx.field(static=True)
+    needs: frozenset[str] = eqx.field(static=True)
+    on_host: bool = eqx.field(static=True)
+    optimizer: None = None
+
+    def step(
+        self, trainable: Any, memory: Any, evidence: Evidence, *, key: Any
+    ) -> tuple[Decision, Any, Any, dict[str, Any]]:
+        decided = self.function(evidence, key)
+        if isinstance(decided, Mapping):
+            decided = Decision(dict(decided))
+        return decided, trainable, memory, {}
+
+
+def as_policy(
+    function: Callable[[Evidence, Any], Any],
+    *,
+    every: int,
+    needs: Iterable[str] = (),
+    on_host: bool = False,
+) -> AbstractPolicy:
+    """A policy of a function `(evidence, key)` that returns a `Decision`, or changes by
+    width name. For what needs no memory and trains nothing.
+
+    !!! example
+
+        ```python
+        def one_more(evidence, key):
+            return {name: gn.Change(mask, 1) for name, mask in evidence.open.items()}
+
+        policy = gn.within_budget(gn.as_policy(one_more, every=50), units=64)
+        ```
+    """
+    if isinstance(needs, str):
+        raise ValueError(f"needs={needs!r}; give several names, as in [{needs!r}]")
+    return _Function(
+        function=function, every=every, needs=frozenset(needs), on_host=on_host
+    )

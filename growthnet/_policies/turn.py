@@ -1,0 +1,302 @@
+"""The policy's turn: it decides, and what fits is written. All inside the program."""
+
+from typing import Any, TYPE_CHECKING
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+
+from .._capacity.capacity import change_openings, newly_open, Openings
+from .._edits.draws import key_words
+from .._evidence.evidence import Evidence
+from .._optimizer.optimizer import reset_entries
+from .._paths import array_leaves, map_arrays
+from .growing import GrowerState, Growing, on_device, replaced
+from .policy import Change, Decision, reborn_units
+from .policy_state import reborn_state
+from .rewrite import check_rewrite, differ, rewritten
+
+
+if TYPE_CHECKING:
+    from .._capacity.buckets import Buckets
+    from .grower import Grower
+
+
+def decide(
+    growing: Growing, state: GrowerState, evidence: Evidence
+) -> tuple[Growing, GrowerState, dict[str, Any]]:
+    """Asks the policy. Its decision waits in the state until it is applied; the third
+    result is the policy's `info`."""
+    key = jr.fold_in(jr.fold_in(state.key, 2), state.step)
+    result = growing.policy.step(growing.trainable, state.memory, evidence, key=key)
+    name = type(growing.policy).__name__
+    if not (isinstance(result, tuple) and len(result) == 4):
+        raise ValueError(
+            f"{name}.step returned {type(result).__name__}; it returns four things: "
+            "(decision, trainable, memory, info)"
+        )
+    decision, trainable, memory, info = result
+    trainable = _like(f"{name}.step: trainable", trainable, growing.trainable)
+    memory = _like(f"{name}.step: memory", memory, state.memory)
+    full = _complete(growing, decision)
+    full = within(growing, full, state.held)
+    changes = [
+        jnp.any(growing.open[n] & ~c.keep) | (c.add > 0) for n, c in full.widths.items()
+    ]
+    arrays, kept = array_leaves(growing.net), _kept(growing, full)
+    changes.append(differ(arrays, _rewritten(growing, arrays, full, kept)[0]))
+    waiting = jnp.any(jnp.stack(changes))
+    if any(change.values for change in full.widths.values()):
+        # Where there is no room, this turn won't have been: the policy is asked again
+        # when there is, since what it offers has to have slots.
+        counts = fits(growing.open, full) | ~waiting
+        before = growing.trainable, state.memory
+        trainable, memory = _chosen(counts, (trainable, memory), before)
+    growing = replaced(growing, trainable=trainable)
+    state = replaced(state, memory=memory, decision=full, waiting=waiting)
+    return growing, state, info
+
+
+def _chosen(flag: Any, new: Any, old: Any) -> Any:
+    pick = lambda a, b: jnp.where(flag, a, b) if eqx.is_array(b) else b
+    return jax.tree.map(pick, new, old)
+
+
+def within(growing: Growing, decision: Decision, held: Any = True) -> Decision:
+    """The decision, and where capacities are held, no more births than fit. A change
+    that rewrites survivors is done as a whole or not at all."""
+    widths, arrays = {}, array_leaves(growing.net)
+    for name, change in decision.widths.items():
+        kept = jnp.sum(growing.open[name] & change.keep)
+        free = (growing.open[name].size - kept).astype(change.add.dtype)
+        add = jnp.where(held, jnp.minimum(change.add, free), change.add)
+        if change.rewrite:
+            cut = add < change.add
+            add = jnp.where(cut, 0, add)
+            keep = jnp.where(cut, growing.open[name], change.keep)
+            rewrite = {
+                path: jnp.where(cut, arrays[path], value)
+                for path, value in change.rewrite.items()
+            }
+            change = replaced(change, keep=keep, rewrite=rewrite)
+        widths[name] = replaced(change, add=add)
+    return Decision(widths)
+
+
+def _kept(growing: Growing, decision: Decision) -> Openings:
+    return {n: growing.open[n] & c.keep for n, c in decision.widths.items()}
+
+
+def _rewritten(
+    growing: Growing, arrays: dict[str, Any], decision: Decision, kept: Openings
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    rewrites = {n: c.rewrite for n, c in decision.widths.items()}
+    return rewritten(growing.anatomy, arrays, rewrites, kept)
+
+
+def _like(what: str, new: Any, old: Any) -> Any:
+    """The new tree, with the types of the old one; refused if it has another form."""
+    if jax.tree.structure(new) != jax.tree.structure(old):
+        raise ValueError(
+            f"{what} changed its structure from {jax.tree.structure(old)} to "
+            f"{jax.tree.structure(new)}; it stays as `init` made it"
+        )
+
+    def same(a: Any, b: Any) -> Any:
+        if not eqx.is_array(b):
+            return a
+        a = jnp.asarray(a)
+        if a.shape != b.shape or a.dtype != b.dtype:
+            raise ValueError(
+                f"{what} changed a leaf from {b.dtype}{b.shape} to {a.dtype}{a.shape}; "
+                "it stays as `init` made it"
+            )
+        return a
+
+    return jax.tree.map(same, new, old)
+
+
+def fits(open_: Openings, decision: Decision) -> Any:
+    """Does a decision fit the capacity? A traced boolean, or one of numpy: where the
+    host asks, every operation on arrays of JAX would be compiled by itself."""
+    good = np.ones((), bool)
+    for name, change in decision.widths.items():
+        kept = (open_[name] & change.keep).sum(dtype=np.int32)
+        units = kept + change.add
+        good = good & (units <= open_[name].size)
+    return good
+
+
+def apply(
+    grower: "Grower", growing: Growing, state: GrowerState
+) -> tuple[Growing, GrowerState]:
+    """Writes the waiting decision: masked writes, no new shapes.
+
+    Survivors are rewritten first, where newborns don't overwrite them. Closings come
+    before births, so that a birth may take a slot that has just become free.
+    """
+    changes, kept = state.decision.widths, _kept(growing, state.decision)
+    arrays = array_leaves(growing.net)
+    new, written = _rewritten(growing, arrays, state.decision, kept)
+    born = {n: newly_open(kept[n], c.add) for n, c in changes.items()}
+    after = {n: kept[n] | born[n] for n in changes}
+    drawn = frozenset(n for n, c in changes.items() if c.init == "drawn")
+    values = {n: c.values or {} for n, c in changes.items()}
+    words = key_words(jr.fold_in(jr.fold_in(state.key, 3), state.step))
+    net, changed = change_openings(
+        map_arrays(growing.net, new),
+        growing.anatomy,
+        growing.open,
+        kept,
+        after,
+        words,
+        drawn,
+        values,
+    )
+    params = grower.trainable.of(net)
+    paths = list(array_leaves(params))
+    masks, copies = (
+        {i: marks[path] for i, path in enumerate(paths) if path in marks}
+        for marks in (changed, written)
+    )
+    opt_state = reset_entries(grower.optimizer, state.opt_state, params, masks, copies)
+    trainable = reborn_units(growing.trainable, born)
+    own = growing.policy.optimizer, state.policy_opt_state
+    growing = replaced(
+        growing, net=net, open={**growing.open, **after}, trainable=trainable
+    )
+    state = replaced(
+        state,
+        opt_state=opt_state,
+        policy_opt_state=reborn_state(*own, trainable, born),
+        memory=reborn_units(state.memory, born),
+        waiting=jnp.zeros((), bool),
+        roomy=_roomy(grower.buckets, growing.open) & ~state.held,
+    )
+    return growing, state
+
+
+def propose(
+    grower: "Grower", growing: Growing, state: GrowerState, decision: Decision
+) -> Growing:
+    """The network if a decision were taken; nothing is committed."""
+    full = _complete(growing, decision)
+    return apply(grower, growing, replaced(state, decision=full))[0]
+
+
+def no_decision(grower: "Grower", growing: Growing, state: GrowerState) -> Decision:
+    """A decision to change nothing, in the structure that the policy's have (on the
+    host that isn't known beforehand: the plainest, then)."""
+    look = grower.look
+
+    def ask(growing: Growing, state: GrowerState, batch: Any) -> Decision:
+        if look is None:
+            evidence = _dummy_evidence(growing)
+        else:
+            evidence = look.first(grower, growing, state, batch)
+        if growing.policy.on_host:
+            return _complete(growing, Decision())
+        return decide(growing, state, evidence)[1].decision
+
+    example = None if look is None else look.example
+    shapes = eqx.filter_eval_shape(ask, growing, state, example)
+    empty = jax.tree.map(
+        lambda leaf: (
+            on_device(np.zeros(leaf.shape, leaf.dtype))
+            if isinstance(leaf, jax.ShapeDtypeStruct)
+            else leaf
+        ),
+        shapes,
+    )
+    return Decision(
+        {n: replaced(c, keep=growing.open[n]) for n, c in empty.widths.items()}
+    )
+
+
+def _dummy_evidence(growing: Growing) -> Evidence:
+    """What your own loop can give, to learn a decision's structure from."""
+    scalar = jnp.zeros(())
+    made = {
+        "loss": scalar,
+        "valid_loss": scalar,
+        "network": growing.net,
+        "gradients": growing.net,
+    }
+    wanted = {k: v for k, v in made.items() if k in growing.policy.needs}
+    step = jnp.zeros((), jnp.int32)
+    return Evidence(step, growing.open, anatomy=growing.anatomy, **wanted)
+
+
+def _complete(growing: Growing, decision: Any) -> Decision:
+    """The decision with every width named and its arrays in one form.
+
+    The faults of a policy are named here. A width never loses its last unit: where
+    nothing would be left, the first open unit stays.
+    """
+    name = type(growing.policy).__name__
+    if not isinstance(decision, Decision):
+        raise ValueError(
+            f"{name}.step returned {type(decision).__name__} where a Decision belongs"
+        )
+    unknown = sorted(decision.widths.keys() - growing.open.keys())
+    if unknown:
+        raise ValueError(
+            f"{name} decided on {unknown[0]!r}; the widths of this run are "
+            f"{', '.join(growing.open)}"
+        )
+    widths, arrays = {}, array_leaves(growing.net)
+    for width, mask in growing.open.items():
+        change = decision.widths.get(width, Change(mask, 0))
+        keep, add = jnp.asarray(change.keep), jnp.asarray(change.add)
+        if keep.shape != mask.shape or keep.dtype != bool:
+            raise ValueError(
+                f"{name}: keep for {width!r} is {keep.dtype}{keep.shape}; "
+                f"it must be bool{mask.shape}"
+            )
+        if add.shape != () or not jnp.issubdtype(add.dtype, jnp.integer):
+            raise ValueError(
+                f"{name}: add for {width!r} is {add.dtype}{add.shape}; "
+                "it must be one whole number"
+            )
+        add = jnp.maximum(add.astype(jnp.int32), 0)
+        first = mask & (jnp.cumsum(mask) == 1)
+        nothing = ~jnp.any(mask & keep) & (add == 0)
+        kept = jnp.where(nothing, first, mask & keep)
+        _check_values(growing, name, width, change)
+        check_rewrite(arrays, name, width, change.rewrite)
+        rewrite = change.rewrite and {
+            path: jnp.asarray(value).astype(arrays[path].dtype)
+            for path, value in change.rewrite.items()
+        }
+        widths[width] = Change(kept, add, change.init, change.values, rewrite)
+    return Decision(widths)
+
+
+def _check_values(growing: Growing, name: str, width: str, change: Change) -> None:
+    members = {m.path for m in growing.anatomy.widths[width].members}
+    shapes = {leaf.path: leaf.shape for leaf in growing.anatomy.leaves}
+    for path, values in (change.values or {}).items():
+        if path not in members:
+            raise ValueError(
+                f"{name}: values for {path!r}, which isn't a member of {width!r} "
+                f"({', '.join(sorted(members))})"
+            )
+        if jnp.shape(values) != shapes[path]:
+            raise ValueError(
+                f"{name}: values for {path!r} have shape {jnp.shape(values)}; "
+                f"the leaf has {shapes[path]}"
+            )
+
+
+def _roomy(buckets: "Buckets", open_: Openings) -> Any:
+    """Has any width so much spare capacity that it should move down?"""
+    roomy = jnp.zeros((), bool)
+    for mask in open_.values():
+        lower = [
+            buckets.lowered(mask.size, units) < mask.size
+            for units in range(mask.size + 1)
+        ]
+        roomy = roomy | jnp.asarray(lower)[jnp.sum(mask)]
+    return roomy

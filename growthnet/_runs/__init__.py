@@ -1,0 +1,1 @@
+"""Whole runs: ticks, chunks of them, and Python around them."""

@@ -1,0 +1,79 @@
+"""What a run leaves: its network, its records, and all that it takes to go on."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from .._history.history import History
+from .._policies.growing import compact_edit, GrowerState, Growing
+from .._reading.anatomy import Anatomy
+
+
+@dataclasses.dataclass(frozen=True)
+class Position:
+    """Where a run stands, beside its arrays: what Python knows of it.
+
+    - `data`: what identifies the data; `served`: how many batches it has given.
+    - `buckets`: the ladder of its capacities (ratio, multiple_of, smallest).
+    - `rollbacks`: how often the run went back because its loss was no number.
+    - `seconds`: wall time so far; `traces`: programs traced so far.
+    - `programs`: which ones: what was traced, and at which capacities. When a run goes
+        on in another process, these are traced once more, and not counted again.
+    """
+
+    data: Mapping[str, Any]
+    served: int
+    buckets: tuple[float | int, int, int]
+    rollbacks: int
+    seconds: float
+    traces: int
+    programs: tuple[tuple[str, tuple[int, ...]], ...]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Run:
+    """What `fit` returns.
+
+    - `net`: the final network, an ordinary one of its real size, gates folded in.
+    - `anatomy`: its anatomy.
+    - `history`: events and ticks; `history.plot()`, `print(history.table())`.
+    - `growing`, `state`: the run as it stood at its last step, with spare capacity.
+    - `overflowed`: it stopped early, at a decision that didn't fit the capacity (only
+        where capacities are fixed: `grow`, `fit_population`).
+    - `position`: what else `fit` needs to go on from here; `None` if it wasn't `fit`
+        that ran.
+    """
+
+    net: Any
+    anatomy: Anatomy
+    history: History
+    growing: Growing
+    state: GrowerState
+    overflowed: bool = False
+    position: Position | None = None
+
+    @staticmethod
+    def of(
+        growing: Growing, state: GrowerState, history: History, **others: Any
+    ) -> "Run":
+        """The run that stands so: with its compact network."""
+        after = final_anatomy(growing)
+        return Run(growing.compact(), after, history, growing, state, **others)
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Units per width of the final network."""
+        return {name: self.anatomy.widths[name].size for name in self.growing.open}
+
+    def __repr__(self) -> str:
+        sizes = ", ".join(f"{name} {size}" for name, size in self.sizes.items())
+        step = (
+            f"step={int(self.state.step)}{' (overflowed)' if self.overflowed else ''}"
+        )
+        return f"Run({step}, {sizes or 'nothing grows'})"
+
+
+def final_anatomy(growing: Growing) -> Anatomy:
+    """The anatomy of the compact network."""
+    edit = compact_edit(growing)
+    return growing.anatomy if edit is None else edit.after

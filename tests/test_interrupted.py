@@ -229,12 +229,12 @@ def test_a_loss_that_is_no_number_stops_before_what_did_it(tmp_path):
     policy = Births(poison=30)
     text = (
         "the loss is nan in steps 31 to 35; the last change before was at step 30: "
-        "w 7 -> 8 (opened)"
+        "w 8 -> 9 (resized)"
     )
     with pytest.raises(FloatingPointError, match=re.escape(text)) as caught:
         fit(policy=policy, checkpoint=gn.Checkpoints(tmp_path, every=5))
     run = vars(caught.value)["run"]
-    assert int(run.state.step) == 25 and run.sizes == {"w": 7}
+    assert int(run.state.step) == 25 and run.sizes == {"w": 8}
     assert run.history.ticks[-1].step == 25
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(run.net))
     assert gn.Checkpoints(tmp_path).paths()[-1].stem == "step-0000000025"

@@ -13,4 +13,5 @@ from ._recycling import Recycling as Recycling
 from ._residual_fitting import ResidualFitting as ResidualFitting
 from ._scores import Score as Score, SCORES as SCORES
 from ._size_weight import GradientSizeWeight as GradientSizeWeight
+from ._splitting import Splitting as Splitting
 from ._tiny import Tiny as Tiny

@@ -15,6 +15,7 @@ from growthnet.testing._policy_checks import CHECKS
 from growthnet.testing._policy_kit import outcome
 from growthnet_policies import (
     Condensation,
+    Firefly,
     GradientSizeWeight,
     GradMax,
     NestedSize,
@@ -207,7 +208,13 @@ OURS = [
 ]
 
 
-BRING_VALUES = [GradMax(1, every=4), Splitting(2, every=4)]
+# Training candidates isn't bit for bit the same in two programs that are compiled
+# without optimization, as here: `chunks_agree` asks for that.
+BRING_VALUES = [
+    GradMax(1, every=4),
+    Splitting(2, every=4),
+    Firefly(2, every=4, steps=0),
+]
 ROOM = "newborn values are for slots; without room it decides anew at its next turn"
 
 

@@ -35,6 +35,9 @@ class Told(Splitting):
         return decision, None, {n: info[f"eigenvalue/{n}"] for n in memory}, info
 
 
+TOLD: Any = Told
+
+
 def grown(net, data, policy, steps=2, **options):
     """What a policy makes of a network that rests."""
     return gn.fit(
@@ -147,7 +150,7 @@ def fine():
 def test_units_are_split_along_the_smallest_eigenvector(kind):
     with fine():
         net, data, (weight, _) = networks()[kind]
-        run = grown(net, data, Told(2, every=2, epsilon=0.01))
+        run = grown(net, data, TOLD(2, every=2, epsilon=0.01))
         values, vectors = np.linalg.eigh(by_hand(net, data))
         order = np.argsort(values[:, 0])[:2]
         old = np.asarray(net.layers[0].weight)
@@ -182,7 +185,7 @@ def test_the_loss_falls_as_eigenvalues_say(kind):
         net, data, paths = networks()[kind]
         anatomy = gn.trace(net, data[0][0])
         (name,) = [n for n in anatomy.widths if paths[0].startswith(n)]
-        policy = Told(1, every=2, epsilon=1e-3, products=30)
+        policy = TOLD(1, every=2, epsilon=1e-3, products=30)
         run = grown(net, data, policy, widths=[name])
         assert run.sizes[name] == anatomy.widths[name].size + 1
         arrays = anatomy.check(net, "the network")

@@ -6,6 +6,7 @@ from ._explainable import (
     explainable as explainable,
     Explained as Explained,
 )
+from ._firefly import Firefly as Firefly
 from ._gradmax import GradMax as GradMax
 from ._nested_size import NestedSize as NestedSize
 from ._pruning import Pruning as Pruning

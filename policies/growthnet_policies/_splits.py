@@ -83,25 +83,28 @@ def halves(width: gn.Width, rows: Rows, apart: Rows) -> tuple[Rows, Rows]:
     return half(1), half(-1)
 
 
-def split(
+def taken(
     candidates: gn.Candidates,
     now: Rows,
-    two: tuple[Rows, Rows],
+    moved: Rows,
+    born: Rows,
     order: Any,
     births: Any,
 ) -> gn.Change:
-    """The change that splits the first `births` units of an order.
+    """The change that takes the first `births` of an order.
 
     **Arguments:**
 
-    - `now`: rows of the units that there are; `two`: what they would become.
-    - `order`: slots, of as many units as may be split at most.
+    - `now`, `moved`: the units that there are, and what they become if they are split.
+    - `born`: what is born: by slot, the other halves of these; after them, new units.
+    - `order`: indices into `born`, as many as may be taken at most.
     """
-    chosen = jnp.arange(order.size) < births
-    first, second = two
-    at = {p: jnp.where(chosen[:, None], first[p][order], now[p][order]) for p in now}
-    moved = {p: now[p].at[order].set(at[p]) for p in now}
-    return candidates.change({p: second[p][order] for p in now}, births, moved)
+    chosen = (jnp.arange(order.size) < births)[:, None]
+    after = {}
+    for p, rows in now.items():
+        ours = jnp.where(chosen, moved[p][order], rows[order])
+        after[p] = rows.at[order].set(ours, mode="drop")  # New units move nobody.
+    return candidates.change({p: born[p][order] for p in now}, births, after)
 
 
 def side_by_side(rows: Rows) -> Any:

@@ -42,7 +42,7 @@ from ._splits import (
     recent,
     rows_now,
     side_by_side,
-    split,
+    taken,
     there,
 )
 
@@ -111,7 +111,7 @@ class Splitting(gn.AbstractPolicy):
         self.needs = frozenset(kinds | ({"on", "batches"} if batches > 1 else set()))
         self.optimizer = None
 
-    def init(self, anatomy: gn.Anatomy, *, key: Any) -> tuple[None, None]:
+    def init(self, anatomy: gn.Anatomy, *, key: Any) -> tuple[None, Any]:
         del key
         for width in anatomy.widths.values():
             check_splits(self, width)
@@ -138,7 +138,7 @@ class Splitting(gn.AbstractPolicy):
             now = rows_now(evidence, name)
             two = halves(evidence.anatomy.widths[name], now, apart[name])
             candidates = evidence.candidates[name]
-            changes[name] = split(candidates, now, two, orders[name], count)
+            changes[name] = taken(candidates, now, *two, orders[name], count)
         return gn.Decision(changes), trainable, memory, info
 
     def _directions(

@@ -39,7 +39,10 @@ def tried(kind, policy):
     return found, [float(x) for x in losses], name, int(count)
 
 
-@pytest.mark.parametrize("kind", networks())
+SLOW = [pytest.param(k, marks=pytest.mark.slow) for k in ("gated", "transformer")]
+
+
+@pytest.mark.parametrize("kind", ["dense", "convolution", *SLOW])
 def test_scores_add_up_to_what_the_loss_does(kind):
     with jax.enable_x64(True):
         found, losses, _, count = tried(kind, Firefly(2, epsilon=0.003, points=5))
@@ -99,7 +102,7 @@ def test_training_candidates_pays():
     with jax.enable_x64(True):
         falls = []
         for steps in (0, 20):
-            _, (_, before, after), *_ = tried("gated", Firefly(2, steps=steps))
+            _, (_, before, after), *_ = tried("dense", Firefly(2, steps=steps))
             falls.append(before - after)
         assert 0 < 2 * falls[0] < falls[1]
 

@@ -19,6 +19,7 @@ from growthnet_policies import (
     GradientSizeWeight,
     GradMax,
     NestedSize,
+    North,
     Pruning,
     Recycling,
     ResidualFitting,
@@ -214,6 +215,7 @@ BRING_VALUES = [
     GradMax(1, every=4),
     Splitting(2, every=4),
     Firefly(2, every=4, steps=0),
+    North(2, every=4, gamma=0.5),
 ]
 ROOM = "newborn values are for slots; without room it decides anew at its next turn"
 

@@ -9,6 +9,7 @@ from ._explainable import (
 from ._firefly import Firefly as Firefly
 from ._gradmax import GradMax as GradMax
 from ._nested_size import NestedSize as NestedSize
+from ._north import North as North
 from ._pruning import Pruning as Pruning
 from ._recycling import Recycling as Recycling
 from ._residual_fitting import ResidualFitting as ResidualFitting

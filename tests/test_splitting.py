@@ -15,7 +15,7 @@ import pytest
 import growthnet as gn
 from growthnet.testing import make_case
 from growthnet_policies import Splitting
-from growthnet_policies._splitting import lowest
+from growthnet_policies._lanczos import lowest
 
 
 def loss(net, batch, key):

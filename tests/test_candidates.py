@@ -69,6 +69,16 @@ def some_rows(evidence: gn.Evidence, name: str) -> dict[str, Any]:
     return {path: rows + noise(rows) for path, rows in drawn.items()}
 
 
+def _when_moved(evidence: gn.Evidence, name: str, rows: Any) -> tuple[Any, Any]:
+    """The same where the present units take other rows as well."""
+    candidates = evidence.candidates[name]
+    arrays = evidence.anatomy.check(evidence.network, "the network")
+    real = {p: a for p, a in arrays.items() if jnp.issubdtype(a.dtype, jnp.inexact)}
+    moved = {p: 0.9 * r for p, r in candidates.rows(real).items()}
+    born = gn.Decision({name: candidates.change(rows, moved=moved)})
+    return candidates.loss(rows, moved), evidence.evaluate(born)
+
+
 def foretold(evidence: gn.Evidence, name: str) -> tuple[Any, ...]:
     """The loss with newborns as it is said before, as it is when they are there, and
     without them."""
@@ -81,6 +91,7 @@ def foretold(evidence: gn.Evidence, name: str) -> tuple[Any, ...]:
         (candidates.loss(rows), evidence.evaluate(born)),
         (candidates.loss(first_two), evidence.evaluate(two)),
         evidence.evaluate(gn.Decision()),
+        _when_moved(evidence, name, rows),
     )
 
 
@@ -99,9 +110,9 @@ def drawn_case(data: Any, kinds: tuple[str, ...]) -> tuple[Any, str]:
 def test_the_loss_with_candidates_is_the_loss_once_they_are_born(data):
     with jax.enable_x64(True):
         case, name = drawn_case(data, FAMILIES)
-        needs = {"candidates", "evaluate"}
-        every = asked(case, name, needs, lambda e: foretold(e, name))
-        for said, true in every[:2]:
+        needs = {"candidates", "evaluate", "network"}
+        *every, _, moved = asked(case, name, needs, lambda e: foretold(e, name))
+        for said, true in (*every, moved):
             assert np.allclose(said, true, rtol=1e-9, atol=1e-12)
 
 
@@ -138,8 +149,8 @@ PLACED = _candidates.Place.write
 def test_rows_in_the_wrong_slots_are_noticed(monkeypatch):
     case = make_case("arrays", seed=0)
     ask = lambda e: foretold(e, "w1")
-    needs = {"candidates", "evaluate"}
-    (said, true), *_, before = asked(case, "w1", needs, ask)
+    needs = {"candidates", "evaluate", "network"}
+    (said, true), _, before, _ = asked(case, "w1", needs, ask)
     assert np.isclose(said, true, rtol=1e-5) and not np.isclose(said, before, rtol=1e-2)
     monkeypatch.setattr(_candidates.Place, "write", shifted)
     (said, true), *_ = asked(case, "w1", needs, ask)

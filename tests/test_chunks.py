@@ -11,7 +11,7 @@ import pytest
 import growthnet as gn
 from growthnet_policies import GradientSizeWeight
 
-from .helpers import lenient
+from .helpers import Grow, lenient
 
 
 X = jr.normal(jr.key(0), (48, 3))
@@ -169,6 +169,19 @@ def test_programs_can_be_rationed(policy):
 
 
 @pytest.mark.usefixtures("unchecked")
+def test_chunks_in_64_bits():
+    with jax.enable_x64(True):
+        net = eqx.nn.MLP(2, 1, 3, 1, key=jr.key(0))
+        x = jr.normal(jr.key(1), (8, 2))
+        loss = lambda net, batch, key: jnp.mean(jax.vmap(net)(batch) ** 2)
+        run = gn.fit(
+            net, loss, x, optimizer=optax.sgd(0.1), policy=Grow(), steps=10,
+            key=jr.key(2),
+        )  # fmt: skip
+        assert run.net.layers[0].weight.dtype == jnp.float64
+        assert run.history.ticks[-1].step == 10
+
+
 def test_bad_chunks_are_refused():
     with pytest.raises(ValueError, match="chunk=0; a whole number from 1 up"):
         fit(Pulse(), chunk=0)

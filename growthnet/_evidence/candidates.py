@@ -97,20 +97,28 @@ class Candidates:
         )
         return units[self._name].activations
 
-    def loss(self, rows: Rows) -> Any:
+    def rows(self, arrays: Mapping[str, Any]) -> Rows:
+        """The present units as rows, `[capacity, entries]`, from arrays of the leaves'
+        shapes by path; paths may be left out."""
+        places = self._places(self._growing.anatomy)
+        return {path: p.rows(arrays[path]) for path, p in places if path in arrays}
+
+    def loss(self, rows: Rows, moved: Rows | None = None) -> Any:
         """The loss on the batch if they were born, beside the present units. No
-        capacity is needed for it."""
+        capacity is needed for it. `moved` is for rows that the present units take
+        first, `[capacity, entries]`; paths may be left out."""
         present, count = self._growing.open[self._name].size, self._count(rows)
         net, anatomy = self._at(present + count)
+        net = self._written(net, anatomy, moved or {}, np.arange(present))
         net = self._written(net, anatomy, rows, present + np.arange(count))
         gates = self._growing.gates()
         gate = gates[self._name]
         gates[self._name] = jnp.concatenate([gate, jnp.ones(count, gate.dtype)])
         return self._value(silence(net, anatomy, gates))
 
-    def change(self, rows: Rows, add: Any = None) -> Change:
+    def change(self, rows: Rows, add: Any = None, moved: Rows | None = None) -> Change:
         """The `Change` that they are born by: as many of them as `add` says (all by
-        default), the first first."""
+        default), the first first. `moved`, as in `loss`, becomes its rewrite."""
         mask, anatomy = self._growing.open[self._name], self._growing.anatomy
         count = self._count(rows)
         # Newborns take the closed slots, lowest first.
@@ -120,7 +128,12 @@ class Candidates:
         for path, place in self._places(anatomy):
             empty = jnp.zeros(shapes[path], rows[path].dtype)
             values[path] = place.write(empty, rows[path][birth], every)
-        return Change(mask, count if add is None else add, values=values)
+        add = count if add is None else add
+        if moved is None:
+            return Change(mask, add, values=values)
+        places, arrays = dict(self._places(anatomy)), array_leaves(self._growing.net)
+        new = {p: places[p].write(arrays[p], moved[p], every) for p in moved}
+        return Change(mask, add, values=values, rewrite=new)
 
     # --- the network at other sizes of the width
 

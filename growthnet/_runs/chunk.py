@@ -60,6 +60,7 @@ def run_chunk(
     dynamic, static = eqx.partition((growing, state), eqx.is_array)
     batch_at = batches.prepared()
     every = ticker.grower.policy.every
+    stop = jnp.asarray(stretch.stop, jnp.int32)  # As `first`, in 64 bits too.
 
     def tick(dynamic: Any, step: Any, count: Any) -> tuple[Any, Report]:
         growing, state = eqx.combine(dynamic, static)
@@ -76,12 +77,12 @@ def run_chunk(
 
     def goes_on(carry: Any) -> Any:
         dynamic, _, i, step = carry
-        more = (i < length) & (step < stretch.stop) & ~every_member(stopped(dynamic))
+        more = (i < length) & (step < stop) & ~every_member(stopped(dynamic))
         return more | (stretch.pending & (i == 0))
 
     def body(carry: Any) -> Any:
         dynamic, reports, i, step = carry
-        count = jnp.minimum(every - step % every, stretch.stop - step)
+        count = jnp.minimum(every - step % every, stop - step)
         count = jnp.where(stretch.pending & (i == 0), 0, count)
         run = lambda dynamic: tick(dynamic, step, count)
         if together:

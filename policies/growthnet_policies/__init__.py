@@ -6,11 +6,14 @@ from ._explainable import (
     explainable as explainable,
     Explained as Explained,
 )
+from ._firefly import Firefly as Firefly
 from ._gradmax import GradMax as GradMax
 from ._nested_size import NestedSize as NestedSize
+from ._north import North as North
 from ._pruning import Pruning as Pruning
 from ._recycling import Recycling as Recycling
 from ._residual_fitting import ResidualFitting as ResidualFitting
 from ._scores import Score as Score, SCORES as SCORES
 from ._size_weight import GradientSizeWeight as GradientSizeWeight
+from ._splitting import Splitting as Splitting
 from ._tiny import Tiny as Tiny

@@ -26,6 +26,7 @@ import jax.random as jr
 
 import growthnet as gn
 
+from ._adam import adam
 from ._newborns import cotangents
 
 
@@ -197,7 +198,7 @@ def _probes(
         readout = jax.lax.stop_gradient(_best_readout(values, wanted))
         return jnp.sum(jnp.mean((values @ readout - wanted) ** 2, axis=(1, 2)))
 
-    moving = _adam(jax.grad(error), moving, steps, rate)
+    moving = adam(jax.grad(error), moving, steps, rate)
     readout = _best_readout(said(moving), wanted)
     rows = {p: r.reshape(count, units, -1) for p, r in {**moving, **fixed}.items()}
     start = 0
@@ -249,20 +250,3 @@ def _best_readout(values: Any, wanted: Any) -> Any:
     ridge = 1e-4 * jnp.trace(moment, axis1=1, axis2=2) / units + 1e-12
     moment = moment + ridge[:, None, None] * jnp.eye(units, dtype=moment.dtype)[None]
     return jnp.linalg.solve(moment, turned @ wanted)
-
-
-def _adam(gradient: Any, params: Any, steps: int, rate: Any) -> Any:
-    """Adam (Kingma and Ba, arXiv 1412.6980)."""
-    zeros = jax.tree.map(jnp.zeros_like, params)
-
-    def step(state: Any, i: Any) -> tuple[Any, None]:
-        params, mean, square = state
-        slope = gradient(params)
-        mean = jax.tree.map(lambda m, g: 0.9 * m + 0.1 * g, mean, slope)
-        square = jax.tree.map(lambda v, g: 0.99 * v + 0.01 * g**2, square, slope)
-        far = rate * jnp.sqrt(1 - 0.99**i) / (1 - 0.9**i)
-        move = lambda p, m, v: p - (far * m / (jnp.sqrt(v) + 1e-8)).astype(p.dtype)
-        return (jax.tree.map(move, params, mean, square), mean, square), None
-
-    numbers = jnp.arange(1.0, steps + 1)
-    return jax.lax.scan(step, (params, zeros, zeros), numbers)[0][0]

@@ -78,6 +78,15 @@ def test_beside_one_that_does_nothing_a_policy_does_what_it_does():
     # Newborns have other keys, so the networks needn't be the same.
 
 
+def test_what_counts_units_in_order_is_not_chained_with_what_makes_holes():
+    with pytest.raises(ValueError, match="_Function may close units of 'layers.0.', a"):
+        fit(gn.chain(SIZE_WEIGHT, closing()))
+    with pytest.raises(ValueError, match="GradientSizeWeight may close units"):
+        fit(gn.chain(SIZE_WEIGHT, gn.during(SIZE_WEIGHT, 8)))
+    drawn = adding(1, init="drawn")
+    assert sizes(fit(gn.chain(SIZE_WEIGHT, gn.during(drawn, 4))))[-1] > 8
+
+
 def test_births_add_up_and_what_stays_is_what_all_keep():
     assert sizes(fit(gn.chain(adding(2), adding(1)))) == [7, 10, 13, 16, 19, 22]
     assert sizes(fit(gn.chain(adding(1), closing()))) == [4] * 6
@@ -179,7 +188,7 @@ def test_births_end_at_a_budget():
 @pytest.mark.slow
 def test_compositions_keep_the_rules():
     for policy in (
-        gn.chain(SIZE_WEIGHT, closing()),
+        gn.chain(adding(2), closing()),
         gn.during(SIZE_WEIGHT, 4),
         gn.within_budget(SIZE_WEIGHT, units=12),
         adding(1),

@@ -135,6 +135,20 @@ def test_newborn_values_are_asked_for_again_where_there_was_no_room(buckets):
     assert np.allclose(weight[4:9], 0.25, atol=0.1) and (weight[9:] == 0).all()
 
 
+def test_a_step_that_fails_is_told_what_it_was_given():
+    class Hasty(Looking):
+        needs: frozenset[str] = eqx.field(static=True, default=frozenset({"loss"}))
+
+        def step(self, trainable, memory, evidence, *, key):
+            return gn.Decision(), trainable, memory + evidence.valid_loss, {}
+
+    with pytest.raises(TypeError, match="unsupported operand|NoneType") as caught:
+        run(Hasty())
+    (advice,) = [n for n in caught.value.__notes__ if "Hasty.step failed" in n]
+    assert "named in its `needs`: loss; every other kind is None" in advice
+    assert "decide with `jnp.where`" in advice
+
+
 def test_only_what_is_declared_is_given():
     class Blind(Looking):
         needs: frozenset[str] = eqx.field(static=True, default=frozenset({"loss"}))

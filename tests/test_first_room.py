@@ -46,7 +46,9 @@ def test_operations_are_those_of_the_program():
     assert counted(lambda a: a.sum(), a) == 15
     image, kernel = jnp.ones((2, 3, 9, 9)), jnp.ones((4, 3, 3, 3))
     conv = lambda x, k: jax.lax.conv(x, k, (1, 1), "VALID")
-    assert counted(conv, image, kernel) == 2 * (2 * 4 * 7 * 7) * (3 * 3 * 3)
+    once = 2 * (2 * 4 * 7 * 7) * (3 * 3 * 3)
+    assert counted(conv, image, kernel) == once
+    assert flops(jax.make_jaxpr(conv)(image, kernel).jaxpr, 16.0) == 16 * once
 
 
 def test_operations_in_loops_and_branches():

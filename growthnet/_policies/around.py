@@ -39,6 +39,10 @@ class _Around(AbstractPolicy):
     def preserves(self) -> bool:
         return self.policy.preserves
 
+    @property
+    def ordered(self) -> bool:
+        return self.policy.ordered
+
     def init(self, anatomy: Anatomy, *, key: Any) -> tuple[Any, Any]:
         return self.policy.init(anatomy, key=key)
 

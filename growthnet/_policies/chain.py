@@ -66,6 +66,7 @@ class _Chain(AbstractPolicy):
             decision, *after, told = policy.step(
                 *given, evidence, key=jr.fold_in(key, i)
             )
+            _refuse_holes(self.policies, i, decision, evidence)
             if policy.every != self.every:
                 due = evidence.step % policy.every == 0
                 decision = if_due(due, decision, evidence)
@@ -92,12 +93,15 @@ def chain(*policies: AbstractPolicy) -> AbstractPolicy:
 
     **Raises:** `ValueError` for what isn't a policy; when it decides, if two of them
     bring values for newborns of one width, or rewrite it, or draw its newborns
-    differently.
+    differently; or if one may close units that another counts in order.
 
     !!! example
 
         ```python
-        policy = gn.chain(GradMax(every=100), Pruning(every=500))
+        policy = gn.chain(
+            GradMax(every=100, until=64),
+            Pruning("magnitude", ratio=0.5, start=2_000, every=100),
+        )
         ```
     """
     if len(policies) < 2 or not all(isinstance(p, AbstractPolicy) for p in policies):
@@ -155,6 +159,25 @@ def combined(decisions: Iterable[Decision], names: Iterable[str]) -> Decision:
     return Decision(total)
 
 
+def _refuse_holes(
+    policies: tuple[AbstractPolicy, ...], i: int, decision: Decision, evidence: Evidence
+) -> None:
+    """A policy that counts units by slots can't stand beside one that closes some."""
+    others = [p for j, p in enumerate(policies) if j != i and p.ordered]
+    closes = [
+        name
+        for name, change in decision.widths.items()
+        if change.keep is not evidence.open[name]
+    ]
+    if others and closes:
+        raise ValueError(
+            f"{type(policies[i]).__name__} may close units of {closes[0]!r}, and "
+            f"{type(others[0]).__name__} counts the units of a width in order, so that "
+            "none may be missing; chain one of them with a policy of another kind, or "
+            "prune in a run of its own, from the first one's network"
+        )
+
+
 def _never(change: Change) -> bool:
     """Are no units born, whatever happens?"""
     return isinstance(change.add, int) and change.add == 0
@@ -187,7 +210,9 @@ def if_due(due: Any, decision: Decision, evidence: Evidence) -> Decision:
     """The decision if it is due, else to change nothing."""
     widths = {}
     for name, change in decision.widths.items():
-        keep = jnp.where(due, change.keep, evidence.open[name])
+        keep = change.keep
+        if keep is not evidence.open[name]:
+            keep = jnp.where(due, keep, evidence.open[name])
         add = change.add if _never(change) else jnp.where(due, change.add, 0)
         rewrite = change.rewrite and {
             path: jnp.where(due, value, _leaf(evidence, path))

@@ -57,7 +57,8 @@ class Grower:
         or a function of a leaf. By default every inexact array outside
         `eqx.nn.State`.
     - `buckets`: the ladder of capacities.
-    - `capacity`: first capacities by width or pattern, where the ladder's isn't wanted.
+    - `capacity`: first capacities, where the ladder's aren't wanted: a number for all
+        widths, or by width or pattern.
 
     !!! example
 
@@ -87,7 +88,7 @@ class Grower:
         widths: str | Iterable[str] = "*",
         trainable: Any = None,
         buckets: Buckets | None = None,
-        capacity: Mapping[str, int] | None = None,
+        capacity: int | Mapping[str, int] | None = None,
     ):
         if not isinstance(policy, AbstractPolicy):
             raise ValueError(
@@ -104,7 +105,8 @@ class Grower:
         self.widths = widths
         self.trainable = TrainableSpec(trainable)
         self.buckets = Buckets() if buckets is None else buckets
-        self.capacity = dict(capacity or {})
+        everywhere = {"*": capacity} if isinstance(capacity, int) else capacity
+        self.capacity = dict(everywhere or {})
         self.look: Look | None = None  # `fit` knows the loss, and so more evidence.
 
     def init(self, net: Any, anatomy: Anatomy, *, key: Any) -> tuple[Growing, Any]:

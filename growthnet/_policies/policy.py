@@ -86,11 +86,14 @@ class AbstractPolicy(eqx.Module):
     its class, `on_host = True`: then `fit` calls it between programs, at the same
     steps, with numbers for evidence. One whose decisions leave the network's outputs as
     they are promises it with `preserves = True`; `growthnet.testing.check_policy` then
-    holds it to that.
+    holds it to that. One whose gates go by the order of slots says `ordered = True`: it
+    can't be chained with one that closes units, since the open ones would no longer be
+    the first.
     """
 
     on_host = False
     preserves = False
+    ordered = False
 
     every: eqx.AbstractVar[int]
     needs: eqx.AbstractVar[frozenset[str]]

@@ -30,8 +30,12 @@ def decide(
     """Asks the policy. Its decision waits in the state until it is applied; the third
     result is the policy's `info`."""
     key = jr.fold_in(jr.fold_in(state.key, 2), state.step)
-    result = growing.policy.step(growing.trainable, state.memory, evidence, key=key)
     name = type(growing.policy).__name__
+    try:
+        result = growing.policy.step(growing.trainable, state.memory, evidence, key=key)
+    except Exception as error:
+        error.add_note(_advice(growing.policy))
+        raise
     if not (isinstance(result, tuple) and len(result) == 4):
         raise ValueError(
             f"{name}.step returned {type(result).__name__}; it returns four things: "
@@ -62,6 +66,21 @@ def decide(
 def _chosen(flag: Any, new: Any, old: Any) -> Any:
     pick = lambda a, b: jnp.where(flag, a, b) if eqx.is_array(b) else b
     return jax.tree.map(pick, new, old)
+
+
+def _advice(policy: Any) -> str:
+    """What most often is behind a `step` that fails."""
+    given = ", ".join(sorted(policy.needs)) or "none"
+    advice = (
+        f"{type(policy).__name__}.step failed. The evidence named in its `needs`: "
+        f"{given}; every other kind is None."
+    )
+    if policy.on_host:
+        return advice
+    return (
+        f"{advice} It is traced: decide with `jnp.where`, not with `if`, or say "
+        "`on_host = True` in the class."
+    )
 
 
 def within(growing: Growing, decision: Decision, held: Any = True) -> Decision:

@@ -17,6 +17,9 @@ from .flops import flops
 
 WORTH = 1.5e10
 """Floating point operations that take about half as long as compiling a program."""
+CONVOLUTION = 16.0
+"""How much longer an operation of a small convolution takes than one of a matrix
+product, on a processor."""
 LARGEST = 128
 """The most room that is made without being asked for."""
 
@@ -36,7 +39,7 @@ def first_buckets(
         return Buckets()  # Too large for any such room; don't even trace it.
     value = lambda net, batch: split_result(loss(net, batch, key))[0]
     program, _, _ = eqx.filter_make_jaxpr(value)(net, example)
-    work = 3 * flops(program.jaxpr) * steps / managed.params()
+    work = 3 * flops(program.jaxpr, CONVOLUTION) * steps / managed.params()
 
     def cost(smallest: int) -> float:
         sizes = {n: max(w.size, smallest) for n, w in managed.widths.items()}

@@ -46,7 +46,7 @@ def fit(
     widths: str | Iterable[str] = "*",
     batch_size: int | None = None,
     buckets: Buckets | None = None,
-    capacity: dict[str, int] | None = None,
+    capacity: int | dict[str, int] | None = None,
     chunk: int | None = None,
     max_traces: int | None = None,
     log: Any = None,

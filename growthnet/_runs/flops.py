@@ -8,17 +8,18 @@ import jax.extend.core as jexc
 import numpy as np
 
 
-def flops(jaxpr: jexc.Jaxpr) -> float:
+def flops(jaxpr: jexc.Jaxpr, convolution: float = 1.0) -> float:
     """Multiplications and additions of contractions, and one for every entry that
-    anything else reads or makes. Infinite for a `while`, whose rounds nobody knows."""
-    return sum(map(_flops, jaxpr.eqns), 0.0)
+    anything else reads or makes. Infinite for a `while`, whose rounds nobody knows.
+    Those of convolutions count `convolution` times."""
+    return sum((_flops(eqn, convolution) for eqn in jaxpr.eqns), 0.0)
 
 
-def _flops(eqn: Any) -> float:
+def _flops(eqn: Any, convolution: float) -> float:
     name, params = eqn.primitive.name, eqn.params
     if name == "while":
         return math.inf
-    inside = [flops(body) for body in _bodies(params)]
+    inside = [flops(body, convolution) for body in _bodies(params)]
     if name == "scan":
         return params["length"] * sum(inside)
     if name == "cond":
@@ -33,7 +34,7 @@ def _flops(eqn: Any) -> float:
     if name == "conv_general_dilated":
         kernel = eqn.invars[1].aval.shape
         makes = kernel[params["dimension_numbers"].rhs_spec[0]]
-        return 2.0 * made * math.prod(kernel) / makes
+        return convolution * 2.0 * made * math.prod(kernel) / makes
     return float(max([made, *map(_size, eqn.invars)]))
 
 

@@ -119,6 +119,7 @@ def outcome(check: Check, expected: str | None = None) -> CheckResult:
             f"{name} doesn't pass the check {check.name!r}: it stopped with "
             f"{type(error).__name__}: {error}"
         )
+        text = "\n".join([text, *getattr(error, "__notes__", ())])
     else:
         if expected is None:
             return CheckResult(check.name, "passed")

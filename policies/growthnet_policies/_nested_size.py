@@ -64,6 +64,8 @@ class NestedSize(gn.AbstractPolicy):
         ```
     """
 
+    ordered = True
+
     until: Any
     tolerance: Any
     headroom: Any

@@ -78,6 +78,9 @@ class GradientSizeWeight(gn.AbstractPolicy):
         ```
     """
 
+    preserves = True
+    ordered = True
+
     target: Any
     rate: Any
     gate: Literal["sin2", "linear", "smoothstep"] = eqx.field(static=True)

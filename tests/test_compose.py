@@ -84,7 +84,9 @@ def test_what_counts_units_in_order_is_not_chained_with_what_makes_holes():
     with pytest.raises(ValueError, match="GradientSizeWeight may close units"):
         fit(gn.chain(SIZE_WEIGHT, gn.during(SIZE_WEIGHT, 8)))
     drawn = adding(1, init="drawn")
-    assert sizes(fit(gn.chain(SIZE_WEIGHT, gn.during(drawn, 4))))[-1] > 8
+    # Those that close nothing may be chained and turned among themselves.
+    others = gn.within_budget(gn.chain(gn.during(drawn, 4), drawn), units=99)
+    assert sizes(fit(gn.chain(SIZE_WEIGHT, others)))[-1] > 8
 
 
 def test_births_add_up_and_what_stays_is_what_all_keep():

@@ -147,9 +147,10 @@ def combined(decisions: Iterable[Decision], names: Iterable[str]) -> Decision:
             if width in total:
                 first = total[width]
                 _refuse_both(width, first, change, (authors[width], author))
+                same = first.keep is change.keep
                 change = replaced(
                     change if _never(first) else first,
-                    keep=first.keep & change.keep,
+                    keep=first.keep if same else first.keep & change.keep,
                     add=first.add + change.add,
                     values=first.values or change.values,
                     rewrite=first.rewrite or change.rewrite,

@@ -59,7 +59,7 @@ class ResidualFitting(gn.AbstractPolicy):
 
     Needs `valid=`, with the examples along a common first axis: four parts are made of
     it. Where there is no room for newborns, `fit` makes some and the policy looks again
-    at its next turn.
+    at once.
 
     **Raises:** `ValueError` for numbers out of range, data that can't be shuffled or
     parted, and on widths whose contractions can't be had.

@@ -70,3 +70,11 @@ def unchecked():
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def bounded_programs():
+    """A process can't hold the programs of all tests: XLA crashes after some thousand.
+    What is compiled for one file is of little use to the next."""
+    yield
+    jax.clear_caches()

@@ -14,6 +14,7 @@ import optax
 import pytest
 
 import growthnet as gn
+from growthnet._history.records import Tick
 from growthnet._paths import array_leaves
 
 from .depth_cases import FAMILIES, Residual, Scaled, Stack
@@ -424,7 +425,7 @@ def test_grow_deepen_grow_and_train():
 
 def test_the_history_follows_new_names(tmp_path):
     edit = gn.plan_deepen(traced(mlp(), 3), "layers[1]")
-    tick = lambda step, sizes: gn._history.Tick(step, 1.0, sizes, 9, 0.0, 1)
+    tick = lambda step, sizes: Tick(step, 1.0, sizes, 9, 0.0, 1)
     event = gn.GrowthEvent(
         10, "layers", 3, 4, "deepened", 1.0, 1.0, renames=edit.renames
     )

@@ -65,7 +65,7 @@ def run_chunk(
     def tick(dynamic: Any, step: Any, count: Any) -> tuple[Any, Report]:
         growing, state = eqx.combine(dynamic, static)
         due = jnp.where(count > 0, (step + count) % every == 0, stretch.asks)
-        told = (stretch.loss, stretch.count)
+        told = (stretch.loss, jnp.asarray(stretch.count, jnp.int32))
         growing, state, report = ticker.tick(
             growing, state, batch_at, step, count, due, valid, told
         )

@@ -76,7 +76,7 @@ class Ticker:
             def speak(growing: Growing, state: GrowerState):
                 trained = jnp.where(count > 0, count, told[1])
                 past = Past(batch_at, step, trained, valid)
-                mean = jnp.where(count > 0, loss, told[0])
+                mean = jnp.where(count > 0, loss, jnp.asarray(told[0], loss.dtype))
                 evidence = self.look(
                     self.grower, growing, state, past, mean, valid_loss
                 )

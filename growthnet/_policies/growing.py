@@ -142,6 +142,11 @@ def on_device(x: Any) -> jax.Array:
     return jax.device_put(np.asarray(x))
 
 
+def placed(x: Any) -> Any:
+    """What an edit made in numpy as an array of JAX; anything else as it is."""
+    return on_device(x) if isinstance(x, np.ndarray) else x
+
+
 def stacked(trees: Sequence[Any]) -> tuple[Any, Any]:
     """Trees of one structure as one, with a new first axis: its arrays, and the rest
     (that of the first tree)."""

@@ -5,12 +5,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import numpy as np
 
 from .._edits.maps import AxisEdit, LeafEdit, MapPair, PlaceEdit, UnitMap
 from .._optimizer.optimizer import move_state, reset_entries
 from .._reading.layout import Atom
-from .growing import inexact, on_device, replaced
+from .growing import inexact, placed, replaced
 from .policy import PerUnit
 
 
@@ -19,17 +18,15 @@ def moved_state(
 ) -> Any:
     """The state after an edit; `old` and `new` are the trainables around it."""
     params, params2 = inexact(old), inexact(new)
-    rows = zip(_widths(params), jax.tree.leaves(params), strict=True)
     edits = {
         i: _edit(leaf.shape, maps[width])
-        for i, (width, leaf) in enumerate(rows)
+        for i, (width, leaf) in enumerate(_rows(params))
         if width in maps
     }
     if optimizer is None or not edits:
         return state
     moved, _ = move_state(optimizer, state, params, params2, edits)
-    place = lambda leaf: on_device(leaf) if isinstance(leaf, np.ndarray) else leaf
-    return jax.tree.map(place, moved)
+    return jax.tree.map(placed, moved)
 
 
 def reborn_state(
@@ -37,10 +34,9 @@ def reborn_state(
 ) -> Any:
     """The state after an opening: what it holds about newborns is what `init` gives."""
     params = inexact(trainable)
-    rows = zip(_widths(params), jax.tree.leaves(params), strict=True)
     masks = {
         i: born[width].reshape((-1,) + (1,) * (leaf.ndim - 1))
-        for i, (width, leaf) in enumerate(rows)
+        for i, (width, leaf) in enumerate(_rows(params))
         if width in born
     }
     if optimizer is None or not masks:
@@ -48,8 +44,8 @@ def reborn_state(
     return reset_entries(optimizer, state, params, masks)
 
 
-def _widths(params: Any) -> list[str]:
-    """Per leaf, the width whose units its rows belong to; empty for none."""
+def _rows(params: Any) -> list[tuple[str, Any]]:
+    """Every leaf, with the width whose units its rows belong to; empty for none."""
 
     def mark(node: Any) -> Any:
         if not isinstance(node, PerUnit):
@@ -57,7 +53,8 @@ def _widths(params: Any) -> list[str]:
         return node if node.array is None else replaced(node, array=node.width)
 
     is_rows = lambda node: isinstance(node, PerUnit)
-    return jax.tree.leaves(jax.tree.map(mark, params, is_leaf=is_rows))
+    widths = jax.tree.leaves(jax.tree.map(mark, params, is_leaf=is_rows))
+    return list(zip(widths, jax.tree.leaves(params), strict=True))
 
 
 def _edit(shape: tuple[int, ...], unit_map: UnitMap) -> LeafEdit:

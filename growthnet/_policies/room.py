@@ -11,7 +11,7 @@ from .._edits.maps import UnitMap
 from .._edits.plan import plan
 from .._paths import array_leaves, map_arrays
 from .._reading.anatomy import Anatomy
-from .growing import GrowerState, Growing, on_device, replaced, strong
+from .growing import GrowerState, Growing, on_device, placed, replaced, strong
 from .policy import AbstractPolicy, Decision, moved_units
 from .policy_state import moved_state
 from .turn import no_decision
@@ -140,7 +140,7 @@ def _maps(growing: Growing, edit: Edit) -> dict[str, UnitMap]:
 
 def _moved_mask(mask: Any, unit_map: UnitMap | None) -> Any:
     if unit_map is None:
-        return _placed(mask)
+        return placed(mask)
     return on_device(unit_map.apply(np.asarray(mask), 0))
 
 
@@ -151,8 +151,4 @@ def _moved_rewrite(
     if not rewrite:
         return rewrite
     moved = array_leaves(edit(map_arrays(growing.net, rewrite)))
-    return {path: _placed(moved[path]) for path in rewrite}
-
-
-def _placed(array: Any) -> Any:
-    return on_device(array) if isinstance(array, np.ndarray) else array
+    return {path: placed(moved[path]) for path in rewrite}

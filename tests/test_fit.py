@@ -229,3 +229,16 @@ def test_buckets_are_a_ladder():
     with pytest.raises(ValueError, match=r"Buckets\(smallest=0\): a whole number"):
         gn.Buckets(smallest=0)
     assert [gn.Buckets().lowered(16, n) for n in (16, 5, 4, 1)] == [16, 16, 8, 2]
+    assert gn.Buckets().lowered(16, 1, least=6) == 6
+
+
+def test_room_that_was_asked_for_is_kept():
+    """From 2 to 20 units in the one program of 32, which few units don't give back."""
+    policy = GradientSizeWeight(target=20, rate=0.1, learning_rate=0.5, every=5)
+    traces = {}
+    for capacity in (None, 32):
+        given = {"policy": policy, "buckets": gn.Buckets(), "capacity": capacity}
+        run = fit(mlp(2), **given)
+        assert run.sizes == {"layers[0]": 20}
+        traces[capacity] = run.history.ticks[-1].traces
+    assert traces == {None: 4, 32: 1}

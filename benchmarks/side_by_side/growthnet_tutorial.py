@@ -14,6 +14,7 @@ import numpy as np
 import optax
 
 import growthnet as gn
+from growthnet_policies import Tiny
 
 from .clock import Clock
 from .jax_compiles import Compiles
@@ -32,32 +33,21 @@ def loss(net: Any, batch: Any, key: Any) -> Any:
     return jnp.mean((jax.vmap(net)(x) - y) ** 2)
 
 
-class Sizes(gn.AbstractPolicy):
-    table: Any
-    every: int = eqx.field(static=True)
-    needs: frozenset[str] = eqx.field(static=True, default=frozenset())
-    optimizer: None = None
-
-    def step(self, trainable: Any, memory: Any, evidence: Any, *, key: Any) -> Any:
-        sizes = self.table[evidence.step // self.every - 1]
-        changes = {
-            name: gn.Change(mask, sizes[i] - mask.sum())
-            for i, (name, mask) in enumerate(evidence.open.items())
-        }
-        return gn.Decision(changes), trainable, memory, {}
-
-
-def grow(net: Any, data: list[Any], sizes: list[list[int]], key: Any) -> gn.Run:
-    return gn.fit(
-        net,
-        loss,
-        data,
-        optimizer=optax.sgd(0.01),
-        policy=Sizes(table=jnp.asarray(sizes), every=3 * len(data)),
-        steps=3 * len(data) * len(sizes),
-        capacity={"layers[0]": sizes[-1][0], "layers[1]": sizes[-1][1]},
-        key=key,
-    )
+def grow(net: Any, data: list[Any], births: list[tuple[str, int]], key: Any) -> Any:
+    every = 3 * len(data)
+    for name, add in births:
+        run = gn.fit(
+            net,
+            loss,
+            data,
+            optimizer=optax.sgd(0.01),
+            policy=Tiny(add, every=every, batches=len(data), move=True),
+            widths=name,
+            steps=every,
+            key=key,
+        )
+        net = run.net
+    return net
 
 
 # ---
@@ -68,16 +58,22 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
     data = list(zip(arrays["x"], arrays["y"], strict=True))
     key = jr.key(job.get("seed", 0))
     compiles, clock = Compiles(), Clock()
-    result = grow(build(job["width"], key), data, job["schedule"], key)
-    jax.block_until_ready(result.net.layers[0].weight)
+    # gromo's sizes after each growth, as births.
+    sizes = np.asarray([[job["width"]] * 2, *job["schedule"]])
+    steps = np.diff(sizes, axis=0)
+    births = [
+        (f"layers[{i}]", int(born[i])) for born in steps for i in born.nonzero()[0]
+    ]
+    net = grow(build(job["width"], key), data, births, key)
+    jax.block_until_ready(net.layers[0].weight)
     times = clock.read()
     test = jnp.asarray(arrays["u"][0]), jnp.asarray(arrays["v"][0])
     return {
         **times,
-        "loss": float(loss(result.net, test, None)),
-        "schedule": [[e.step, e.width, e.new] for e in result.history.events],
-        "lines": user_lines(build, loss, Sizes, grow),
-        "traces": result.history.ticks[-1].traces,
+        "loss": float(loss(net, test, None)),
+        "schedule": births,
+        "sizes": [layer.out_features for layer in net.layers[:2]],
+        "lines": user_lines(build, loss, grow),
         **compiles.report(),
     }
 

@@ -40,9 +40,11 @@ class Buckets:
     def _round(self, size: float | int) -> int:
         return math.ceil(size / self.multiple_of - 1e-9) * self.multiple_of
 
-    def lowered(self, capacity: int, units: int) -> int:
+    def lowered(self, capacity: int, units: int, least: int = 0) -> int:
         """The capacity that a width should have when it doesn't need a higher one: its
-        own, or a lower rung if its open units fit `ratio ** 2` times."""
+        own, or a lower rung if its open units fit `ratio ** 2` times; but no less than
+        `least`."""
         if units * self.ratio**2 > capacity:
             return capacity
-        return min(capacity, self.capacity(math.ceil(units * self.ratio)))
+        rung = self.capacity(math.ceil(units * self.ratio))
+        return min(capacity, max(rung, least))

@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
+import jax
 import jax.random as jr
 import numpy as np
 
@@ -82,6 +83,9 @@ def uniforms(words: Any, leaves: Sequence[Leaf], xp: Any) -> dict[str, Any]:
         pair = (xp.concatenate(counters), xp.concatenate(salts))
         with np.errstate(over="ignore"):
             bits = threefry((words[0], words[1]), pair, xp)
+        if not isinstance(bits, np.ndarray):
+            # Compilers would repeat the rounds wherever the numbers are read.
+            bits = jax.lax.optimization_barrier(bits)
         centred = (bits >> xp.uint32(8)).astype(xp.float32) - xp.float32(2**23)
         numbers, start = centred * xp.float32(2**-23), 0
         for leaf in group:

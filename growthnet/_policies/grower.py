@@ -57,8 +57,8 @@ class Grower:
         or a function of a leaf. By default every inexact array outside
         `eqx.nn.State`.
     - `buckets`: the ladder of capacities.
-    - `capacity`: first capacities, where the ladder's aren't wanted: a number for all
-        widths, or by width or pattern.
+    - `capacity`: room to start with, which is never given back: a number for all
+        widths, or by width or pattern. Beyond it the ladder goes on.
 
     !!! example
 
@@ -175,12 +175,16 @@ class Grower:
             else dataclasses.replace(anatomy, all_widths=())
         )
 
-    def _first_capacities(self, managed: Anatomy) -> dict[str, int]:
-        given = {
+    def reserved(self, managed: Anatomy) -> dict[str, int]:
+        """The capacities that were asked for, by width: they are never given back."""
+        return {
             name: size
             for pattern, size in self.capacity.items()
             for name in managed.match(pattern)
         }
+
+    def _first_capacities(self, managed: Anatomy) -> dict[str, int]:
+        given = self.reserved(managed)
         for name, size in given.items():
             if size < managed.widths[name].size:
                 raise ValueError(

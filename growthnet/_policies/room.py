@@ -67,8 +67,9 @@ def give_back(
     grower: "Grower", growing: Growing, state: GrowerState
 ) -> tuple[Growing, GrowerState]:
     """Lower capacities where the open units leave so much room; closed slots go."""
+    least = grower.reserved(growing.anatomy)
     sizes = {
-        name: grower.buckets.lowered(mask.size, int(mask.sum()))
+        name: grower.buckets.lowered(mask.size, int(mask.sum()), least.get(name, 0))
         for name, mask in jax.device_get(growing.open).items()
     }
     growing, state = moved(grower, growing, state, room_edit(growing, sizes))

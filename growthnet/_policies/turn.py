@@ -20,7 +20,6 @@ from .rewrite import check_rewrite, differ, rewritten
 
 
 if TYPE_CHECKING:
-    from .._capacity.buckets import Buckets
     from .grower import Grower
 
 
@@ -192,7 +191,7 @@ def apply(
         policy_opt_state=reborn_state(*own, trainable, born),
         memory=reborn_units(state.memory, born),
         waiting=jnp.zeros((), bool),
-        roomy=_roomy(grower.buckets, growing.open) & ~state.held,
+        roomy=_roomy(grower, growing) & ~state.held,
     )
     return growing, state
 
@@ -309,12 +308,13 @@ def _check_values(growing: Growing, name: str, width: str, change: Change) -> No
             )
 
 
-def _roomy(buckets: "Buckets", open_: Openings) -> Any:
+def _roomy(grower: "Grower", growing: Growing) -> Any:
     """Has any width so much spare capacity that it should move down?"""
-    roomy = jnp.zeros((), bool)
-    for mask in open_.values():
+    roomy, reserved = jnp.zeros((), bool), grower.reserved(growing.anatomy)
+    for name, mask in growing.open.items():
+        least = reserved.get(name, 0)
         lower = [
-            buckets.lowered(mask.size, units) < mask.size
+            grower.buckets.lowered(mask.size, units, least) < mask.size
             for units in range(mask.size + 1)
         ]
         roomy = roomy | jnp.asarray(lower)[jnp.sum(mask)]

@@ -7,6 +7,7 @@ host, which makes room; `grow` runs them inside a program, where a member of a
 population that would need room stops alone.
 """
 
+import functools as ft
 from typing import Any
 
 import equinox as eqx
@@ -62,6 +63,8 @@ def run_chunk(
     every = ticker.grower.policy.every
     stop = jnp.asarray(stretch.stop, jnp.int32)  # As `first`, in 64 bits too.
 
+    # Its shapes are asked for, and then it is the body of a loop: traced once for both.
+    @ft.partial(jax.jit, inline=True)
     def tick(dynamic: Any, step: Any, count: Any) -> tuple[Any, Report]:
         growing, state = eqx.combine(dynamic, static)
         due = jnp.where(count > 0, (step + count) % every == 0, stretch.asks)
@@ -94,7 +97,7 @@ def run_chunk(
         return dynamic, reports, i + 1, step + count
 
     first = jnp.asarray(stretch.first, jnp.int32)
-    _, shapes = jax.eval_shape(lambda d: tick(d, first, first), dynamic)
+    _, shapes = jax.eval_shape(tick, dynamic, first, first)
     empty = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
     reports = jax.tree.map(lambda s: jnp.zeros((length, *s.shape), s.dtype), shapes)
     carry = (dynamic, reports, jnp.zeros((), jnp.int32), first)

@@ -19,7 +19,7 @@ from .._reading.anatomy import Anatomy
 from .chunk import run_chunk, Stretch
 from .data import ArrayData, is_arrays
 from .fit import check_arguments, read
-from .reports import each, events_of, keep, Report, tick_of
+from .reports import counting, each, events_of, keep, Report, tick_of
 from .run import Run
 from .tick import Ticker
 
@@ -75,13 +75,12 @@ class Grown(eqx.Module):
             raise ValueError(
                 f"this is a batch of {len(self.overflowed)} runs; use .runs()"
             )
-        history = History()
+        history, params = History(), counting(self.growing.anatomy)
         for report in each(self.reports, len(self.reports.step)):
             if report.count:
                 events = events_of(report, outputs=self.outputs)
                 known = {"valid": self.valid, "seconds": 0.0, "traces": 1}
-                anatomy = self.growing.anatomy
-                keep(history, tick_of(report, events, anatomy, **known), events)
+                keep(history, tick_of(report, events, params, **known), events)
         over = bool(self.overflowed)
         return Run.of(self.growing, self.state, history, overflowed=over)
 

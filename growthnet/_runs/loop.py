@@ -16,7 +16,7 @@ from .engine import Engine
 from .guard import Fault, Guard, Stand
 from .journal import Journal
 from .place import Place, rolled_back
-from .reports import Report, tick_of
+from .reports import counting, Report, tick_of
 from .run import Run
 from .tick import Ticker
 
@@ -175,11 +175,12 @@ class Loop:
     ) -> None:
         """The run has got on: ticks of one call are known, and timed, when it returns.
         First it is kept, then others are told."""
+        params = counting(stand.growing.anatomy)
         for report, changes in zip(reports, events, strict=True):
             tick = tick_of(
                 report,
                 changes,
-                stand.growing.anatomy,
+                params,
                 valid=self.valid is not None,
                 seconds=self.place.seconds,
                 traces=self.ticker.traces,

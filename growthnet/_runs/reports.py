@@ -1,6 +1,6 @@
 """What ticks tell the host, and the records that it makes of it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import equinox as eqx
@@ -31,22 +31,25 @@ class Report(eqx.Module):
     output_change: Any
 
 
-def each(reports: Report, count: int) -> Iterator[Report]:
-    """The first `count` reports of a stack, one by one (on the host)."""
-    for i in range(count):
-        yield jax.tree.map(lambda leaf, i=i: leaf[i], reports)
+def each(reports: Report, count: int) -> list[Report]:
+    """The first `count` reports of a stack, one by one (on the host). By columns: a
+    long run of a small network has very many."""
+    leaves, structure = jax.tree.flatten(reports)
+    rows = zip(*(leaf[:count] for leaf in leaves), strict=True)
+    return [jax.tree.unflatten(structure, row) for row in rows]
 
 
 def tick_of(
     report: Report,
     events: Sequence[GrowthEvent],
-    anatomy: Anatomy,
+    params: Callable[[dict[str, int]], int],
     *,
     valid: bool,
     seconds: float,
     traces: int,
 ) -> Tick:
-    """The record of one tick; its sizes are those after the events at its end."""
+    """The record of one tick; its sizes are those after the events at its end. `params`
+    counts the network's parameters."""
     sizes = {name: int(size) for name, size in report.sizes.items()}
     sizes.update({event.width: event.new for event in events})
     return Tick(
@@ -54,11 +57,24 @@ def tick_of(
         loss=float(report.loss),
         valid_loss=float(report.valid_loss) if valid else None,
         sizes=sizes,
-        params=int(anatomy.params(sizes)),
+        params=params(sizes),
         seconds=seconds,
         traces=traces,
         metrics={name: float(m) for name, m in report.metrics.items()},
     )
+
+
+def counting(anatomy: Anatomy) -> Callable[[dict[str, int]], int]:
+    """`anatomy.params`, which remembers what it counted."""
+    known: dict[tuple[int, ...], int] = {}
+
+    def params(sizes: dict[str, int]) -> int:
+        key = tuple(sizes.values())
+        if key not in known:
+            known[key] = int(anatomy.params(sizes))
+        return known[key]
+
+    return params
 
 
 def keep(records: History | JsonLog, tick: Tick, events: Sequence[GrowthEvent]) -> None:

@@ -5,6 +5,7 @@ loop over ticks (`chunk`), and under `vmap` over a population. The number of the
 comes beside the state, since it is one for all members.
 """
 
+import functools as ft
 from collections.abc import Callable
 from typing import Any
 
@@ -105,6 +106,8 @@ class Ticker:
         # The loop carries just what a step changes: all else is a constant in it.
         moving, fixed = eqx.partition(_trained(growing, state), eqx.is_array)
 
+        # Its shapes are asked for, and then it is the body of a loop: traced once.
+        @ft.partial(jax.jit, inline=True)
         def one(moving: Any, step: Any) -> tuple[Any, Any]:
             net, trainable, *states = eqx.combine(moving, fixed)
             names = ("opt_state", "policy_opt_state")
@@ -115,7 +118,7 @@ class Ticker:
             )
             return eqx.filter(_trained(growing2, state2), eqx.is_array), seen
 
-        seen = jax.eval_shape(lambda m: one(m, first)[1], moving)
+        _, seen = jax.eval_shape(one, moving, first)
         zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), seen)
 
         def body(i: Any, carry: Any) -> Any:

@@ -62,7 +62,9 @@ def test_the_loss_falls_at_the_rate_that_is_promised(move):
     with jax.enable_x64(True):
         cast = lambda a: a.astype(jnp.float64) if eqx.is_inexact_array(a) else a
         net, x, y = jax.tree.map(cast, mlp(key=jr.key(3))), cast(X), cast(Y)
-        policy = Noted(2, every=1, amplitudes=(amplitude,), move=move)
+        policy = Noted(  # pyright: ignore[reportCallIssue]
+            2, every=1, amplitudes=(amplitude,), move=move
+        )
         run = run_of(net, policy, (x, y))
         assert run.sizes == {"layers[0]": 7}
         wanted = -2 * (jax.vmap(net)(x) - y)

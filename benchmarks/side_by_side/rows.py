@@ -116,10 +116,12 @@ def growing(settings: Settings) -> None:
 def static(settings: Settings) -> None:
     """Growing runs against static networks of the final size."""
     for title, job, steps in (
-        ("short", WAVES, 50_000),
-        ("over 10 s", WAVES, 500_000),
+        ("200 points", WAVES, 50_000),
+        ("200 points", WAVES, 1_000_000),
         ("Fashion-MNIST", FASHION_256, 20_000),
+        ("Fashion-MNIST", FASHION_256, 60_000),
         ("Fashion-MNIST", FASHION_1024, 6_000),
+        ("Fashion-MNIST", FASHION_1024, 18_000),
     ):
         job = {**job, "steps": settings.steps(steps)}
         arm = Arm("growthnet_run", job)

@@ -153,9 +153,7 @@ class Tiny(gn.AbstractPolicy):
         return evidence.average(function, self.batches)
 
 
-def best_amplitude(
-    tried: Callable[[Any], Any], amplitudes: Any
-) -> tuple[Any, Any]:
+def best_amplitude(tried: Callable[[Any], Any], amplitudes: Any) -> tuple[Any, Any]:
     """The amplitude of least loss, of some and then of as many between the neighbours
     of the best of these; and whether it is better than nothing."""
     count = amplitudes.size

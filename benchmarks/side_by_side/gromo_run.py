@@ -80,16 +80,19 @@ def sizes(model: GrowingMLP) -> list[int]:
 
 def run(job: dict[str, Any]) -> dict[str, Any]:
     train_data, test_data = batches(0, 10), batches(1, 1)
+    torch.manual_seed(job.get("seed", 0))
+    torch.set_num_threads(job.get("threads", 1))
+    model, growing, grown = build(job["width"]), [], []
     if "data" in job:
+        # What growthnet's arm begins with: the same data, the same weights.
         arrays = {
             name: torch.stack([batch[i] for batch in data]).numpy()
             for data, names in ((train_data, "xy"), (test_data, "uv"))
             for i, name in enumerate(names)
         }
+        weights = [p.detach().numpy().copy() for p in model.parameters()]
+        arrays |= {f"weights{i}": array for i, array in enumerate(weights)}
         np.savez(job["data"], **arrays)
-    torch.manual_seed(job.get("seed", 0))
-    torch.set_num_threads(job.get("threads", 1))
-    model, growing, grown = build(job["width"]), [], []
     clock = Clock()
     for step in range(4):
         train(model, train_data, 3)

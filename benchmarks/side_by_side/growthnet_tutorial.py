@@ -1,5 +1,6 @@
 """Arm: gromo's container tutorial with growthnet: the same data in the same order, the
-sizes that gromo's run grew to, the same epochs and optimizer.
+weights that gromo's run began with and the sizes that it grew to, the same epochs and
+optimizer.
 """
 
 import json
@@ -53,6 +54,14 @@ def grow(net: Any, data: list[Any], births: list[tuple[str, int]], key: Any) -> 
 # ---
 
 
+def with_weights(net: Any, arrays: Any) -> Any:
+    """The network with gromo's first weights; its leaves have the same order."""
+    leaves, structure = jax.tree.flatten(eqx.filter(net, eqx.is_array))
+    named = [jnp.asarray(arrays[f"weights{i}"]) for i in range(len(leaves))]
+    assert [a.shape for a in named] == [a.shape for a in leaves]
+    return eqx.combine(jax.tree.unflatten(structure, named), net)
+
+
 def run(job: dict[str, Any]) -> dict[str, Any]:
     arrays = np.load(job["data"])
     data = list(zip(arrays["x"], arrays["y"], strict=True))
@@ -64,7 +73,7 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
     births = [
         (f"layers[{i}]", int(born[i])) for born in steps for i in born.nonzero()[0]
     ]
-    net = grow(build(job["width"], key), data, births, key)
+    net = grow(with_weights(build(job["width"], key), arrays), data, births, key)
     jax.block_until_ready(net.layers[0].weight)
     times = clock.read()
     test = jnp.asarray(arrays["u"][0]), jnp.asarray(arrays["v"][0])

@@ -47,6 +47,7 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
         policy=policy_of(job),
         steps=job["steps"],
         batch_size=job.get("batch_size"),
+        capacity=job.get("capacity"),
         key=jr.key(job.get("seed", 0)),
     )
     jax.block_until_ready(result.net.layers[0].weight)

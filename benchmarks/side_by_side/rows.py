@@ -127,9 +127,11 @@ def static(settings: Settings) -> None:
         arm = Arm("growthnet_run", job)
         size = arm.run()["size"]
         final = {**job, "start": size}
+        room = job["target"] + job.get("spare", 0)
         arms = {
             "static JAX": Arm("jax_run", {**final, "style": "segments"}),
             "growthnet": arm,
+            "growthnet, room reserved": Arm("growthnet_run", {**job, "capacity": room}),
             "growthnet, static": Arm("growthnet_run", {**final, "policy": "none"}),
         }
         found = alternating(arms, settings.repeats)

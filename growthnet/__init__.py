@@ -27,6 +27,7 @@ from ._depth.depth import (
 )
 from ._depth.depth_edit import DepthEdit as DepthEdit
 from ._depth.sites import Site as Site, sites as sites
+from ._devices.everywhere import check_same_everywhere as check_same_everywhere
 from ._edits.edit import Edit as Edit
 from ._edits.initials import register_initials as register_initials
 from ._edits.inits import Clone as Clone

@@ -18,7 +18,8 @@ from optax import contrib
 from growthnet._edits.maps import AxisEdit, LeafEdit, MapPair, PlaceEdit, UnitMap
 from growthnet._optimizer import optimizer as _optimizer, state_links as _state_links
 from growthnet._optimizer.first_state import initial_state
-from growthnet._optimizer.optimizer import move_state, reset_entries, state_links
+from growthnet._optimizer.optimizer import move_state, state_links
+from growthnet._optimizer.resets import reset_entries
 from growthnet._reading.layout import Atom
 
 from .helpers import counting_compiles

@@ -8,6 +8,7 @@ program.
 
 import math
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import equinox as eqx
@@ -24,6 +25,7 @@ from .._reading.widths import Leaf, Member, Width
 from .gates import along, entry_masks, silence
 
 
+_NONE: Mapping[str, int] = MappingProxyType({})
 Openings = dict[str, Any]
 """Per width name, `bool[capacity]`: does the unit exist?"""
 
@@ -222,18 +224,29 @@ def reserving(anatomy: Anatomy, sizes: Mapping[str, int]) -> Edit:
     return plan(anatomy, sizes, init="closed")
 
 
-def compacting(anatomy: Anatomy, open: Mapping[str, Any]) -> Edit:
-    """The edit that keeps the open units, for the network and its optimizer state."""
-    keep = {name: np.flatnonzero(np.asarray(o)) for name, o in open.items()}
-    for name, indices in keep.items():
-        if not indices.size:
+def compacting(
+    anatomy: Anatomy, open: Mapping[str, Any], multiples: Mapping[str, int] = _NONE
+) -> Edit:
+    """The edit that keeps the open units, for the network and its optimizer state, and
+    closed ones beside them where a width has to have a multiple of some number."""
+    keep = {}
+    for name, mask in open.items():
+        mask = np.array(mask)
+        if not mask.any():
             raise ValueError(f"{name!r} has no open unit; a width keeps at least one")
+        closed = np.flatnonzero(~mask)
+        mask[closed[: -int(mask.sum()) % multiples.get(name, 1)]] = True
+        keep[name] = np.flatnonzero(mask)
     sizes = {name: int(k.size) for name, k in keep.items()}
     return plan(anatomy, sizes, keep=keep)
 
 
 def compact(
-    reserved: Reserved, *, gates: Mapping[str, Any] | None = None, fold: bool = False
+    reserved: Reserved,
+    *,
+    gates: Mapping[str, Any] | None = None,
+    fold: bool = False,
+    multiple_of: int = 1,
 ) -> Any:
     """An ordinary network of just the open units.
 
@@ -241,11 +254,13 @@ def compact(
 
     - `gates`: by width name, `[capacity]` numbers.
     - `fold`: multiply the gates in, and drop units whose gate is 0.
+    - `multiple_of`: keep so many closed (silent) units that every width has a multiple
+        of this many, or all that there are: what a mesh asks for.
 
     **Returns:** the network, at its real sizes.
 
-    **Raises:** `ValueError` if a width has no open unit, or gates are given without
-    `fold`.
+    **Raises:** `ValueError` if a width has no open unit, gates are given without
+    `fold`, or a mesh doesn't divide a size.
     """
     if gates and not fold:
         raise ValueError(
@@ -257,7 +272,8 @@ def compact(
         for name, values in gates.items():
             loud = np.asarray(open_[name]) & (np.asarray(values) != 0)
             open_[name] = loud if loud.any() else np.arange(loud.size) == 0
-    return compacting(reserved.anatomy, open_)(net)
+    multiples = dict.fromkeys(open_, multiple_of)
+    return compacting(reserved.anatomy, open_, multiples)(net)
 
 
 def open_units(

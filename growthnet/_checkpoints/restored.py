@@ -36,6 +36,7 @@ from .saved import (
     well_formed,
     widths_of,
 )
+from .spread import spread_alike
 
 
 GIVEN = {
@@ -90,6 +91,7 @@ def restored(
     state = replaced(state, **parts)
     with well_formed(saved.source):
         state = replaced(state, decision=_decision(saved, growing))
+    growing, state = spread_alike(growing, state, grower, net)
     rest = {"overflowed": saved.record["overflowed"], "position": position_of(saved)}
     return Run.of(growing, state, saved.history, **rest)
 

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 
+from .._devices.placement import to_host
 from .._history.history import History
 from .._paths import is_array, named_leaves
 from .._policies.growing import GrowerState, Growing
@@ -25,6 +26,8 @@ from .container import CheckpointError, MALFORMED, read_container, write_contain
 
 HISTORY = "history"
 """The array that holds the lines of the history, as bytes."""
+APART = ("anatomy", "decision", "places")
+"""What of a run isn't saved as it stands."""
 ARRAY = {"array": True}
 """Stands for an array in an outline."""
 PARTS = {
@@ -128,7 +131,7 @@ def saved(
     found = _named({**parts, "decision": state.decision.widths, "gates": gates})
     keys = {name: str(jr.key_impl(x)) for name, x in found.items() if is_key(x)}
     plain = {name: jr.key_data(x) if name in keys else x for name, x in found.items()}
-    arrays = {name: np.asarray(x) for name, x in jax.device_get(plain).items()}
+    arrays = {name: to_host(x) for name, x in plain.items()}
     text = "".join(f"{line}\n" for line in history.lines())
     arrays[HISTORY] = np.frombuffer(text.encode(), np.uint8)
     # Programs sort what is in a dict; the anatomy has its own order.
@@ -174,7 +177,7 @@ def _named(tree: Any) -> dict[str, Any]:
 def parts_of(growing: Growing, state: GrowerState) -> dict[str, Any]:
     """The run by what it is made of: all but its anatomy and the waiting decision."""
     parts = {**fields_of(growing), **fields_of(state)}
-    return {k: x for k, x in parts.items() if k not in ("anatomy", "decision")}
+    return {k: x for k, x in parts.items() if k not in APART}
 
 
 def fields_of(module: Any) -> dict[str, Any]:

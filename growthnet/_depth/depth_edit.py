@@ -12,6 +12,7 @@ import jax.random as jr
 import numpy as np
 from jax.core import Tracer
 
+from .._devices.placement import put_like
 from .._edits.maps import LeafEdit
 from .._edits.statics import unowned_ints, untrue_fields
 from .._optimizer.optimizer import move_state
@@ -124,10 +125,8 @@ class DepthEdit:
                 placed[path] = jr.clone(array)
             elif isinstance(model, np.ndarray) or model is None and plain:
                 placed[path] = np.array(array)
-            elif isinstance(model, jax.Array) and model.committed:
-                placed[path] = jax.device_put(np.array(array), model.sharding)
             else:
-                placed[path] = jax.device_put(np.array(array))
+                placed[path] = put_like(np.array(array), model)
         return placed
 
     def transfer(

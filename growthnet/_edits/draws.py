@@ -9,7 +9,8 @@ counter generator (Salmon et al., 2011, the one behind `jax.random`), and one ro
 
 import math
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, TypeAlias
 
 import jax
@@ -20,9 +21,11 @@ from .._paths import container_of
 from .._reading.anatomy import Anatomy
 from .._reading.layout import Layout, spread
 from .._reading.widths import Leaf, Member, Width
+from .moves import chunks
 
 
 _SMALL = 2**14
+_ALL: Mapping[int, np.ndarray] = MappingProxyType({})
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 _ODD = (0x9E3779B1, 0x85EBCA77, 0xC2B2AE3D, 0x27D4EB2F, 0x165667B1, 0xD3A2646D)
 
@@ -81,13 +84,7 @@ def uniforms(words: Any, leaves: Sequence[Leaf], xp: Any) -> dict[str, Any]:
             for leaf, c in zip(group, counters, strict=True)
         ]
         pair = (xp.concatenate(counters), xp.concatenate(salts))
-        with np.errstate(over="ignore"):
-            bits = threefry((words[0], words[1]), pair, xp)
-        if not isinstance(bits, np.ndarray):
-            # Compilers would repeat the rounds wherever the numbers are read.
-            bits = jax.lax.optimization_barrier(bits)
-        centred = (bits >> xp.uint32(8)).astype(xp.float32) - xp.float32(2**23)
-        numbers, start = centred * xp.float32(2**-23), 0
+        numbers, start = _numbers(words, *pair, xp), 0
         for leaf in group:
             size = math.prod(leaf.shape)
             found[leaf.path] = numbers[start : start + size].reshape(leaf.shape)
@@ -95,8 +92,19 @@ def uniforms(words: Any, leaves: Sequence[Leaf], xp: Any) -> dict[str, Any]:
     return found
 
 
-def _counter(leaf: Leaf, xp: Any) -> Any:
-    """A number per entry of a leaf that doesn't depend on any width's size."""
+def _numbers(words: Any, counter: Any, salt: Any, xp: Any) -> Any:
+    with np.errstate(over="ignore"):
+        bits = threefry((words[0], words[1]), (counter, salt), xp)
+    if not isinstance(bits, np.ndarray):
+        # Compilers would repeat the rounds wherever the numbers are read.
+        bits = jax.lax.optimization_barrier(bits)
+    centred = (bits >> xp.uint32(8)).astype(xp.float32) - xp.float32(2**23)
+    return centred * xp.float32(2**-23)
+
+
+def _counter(leaf: Leaf, xp: Any, at: Mapping[int, np.ndarray] = _ALL) -> Any:
+    """A number per entry of a leaf that doesn't depend on any width's size; along some
+    axes at some indices only."""
     rank = len(leaf.shape)
     with np.errstate(over="ignore"):
         counter = xp.zeros((1,) * rank, xp.uint32)
@@ -104,7 +112,9 @@ def _counter(leaf: Leaf, xp: Any) -> Any:
             shape = [1] * rank
             shape[axis] = -1
             odd = xp.uint32(_ODD[axis % len(_ODD)] + 2 * (axis // len(_ODD)))
-            counter = counter * odd + axis_labels(layout, xp).reshape(shape)
+            labels = axis_labels(layout, xp)
+            labels = labels[at[axis]] if axis in at else labels
+            counter = counter * odd + labels.reshape(shape)
     return counter
 
 
@@ -153,18 +163,25 @@ def drawn_scale(
 
 
 def draw_host(
-    words: np.ndarray, anatomy: Anatomy, width: Width, member: Member
+    words: np.ndarray, anatomy: Anatomy, width: Width, member: Member, at: np.ndarray
 ) -> np.ndarray:
-    """A member's leaf full of newborn values (edits take the newborn entries of it):
-    uniform with the limit `1/sqrt(fan in)` of Equinox's and PyTorch's layers."""
+    """Newborn values for some indices along a member's axis: uniform with the limit
+    `1/sqrt(fan in)` of Equinox's and PyTorch's layers."""
     leaf = anatomy.leaves[member.leaf]
     scale = drawn_scale(anatomy, width, member)
     if scale is None:
-        return np.full(leaf.shape, fill_value(member, leaf), np.float32)
+        return np.array(fill_value(member, leaf), np.float32)
     of, axes = scale
     fan_in = math.prod(anatomy.leaves[of].shape[a] for a in axes)
     limit = np.float32(limit_table(fan_in)[fan_in])
-    return uniform(words, leaf, np) * limit
+    counter = _counter(leaf, np, {member.axis: at})
+    drawn = np.empty(counter.shape, np.float32)
+    salt = np.uint32(zlib.crc32(leaf.path.encode()))
+    # In pieces that stay in the processor's cache: there are a hundred operations.
+    for rows in chunks(counter.shape):
+        part = counter[rows]
+        drawn[rows] = _numbers(words, part, np.full(part.shape, salt), np) * limit
+    return drawn
 
 
 Initializer: TypeAlias = Callable[[Any, Sequence[int], Any], Any]

@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from .._devices.placement import put_large, put_rest, to_host
+from .._devices.shards import check_shards
 from .._optimizer.optimizer import move_state
 from .._paths import array_leaves, map_arrays
 from .._reading.anatomy import Anatomy
@@ -122,10 +124,12 @@ class Edit:
         - `key`: seeds the newborns; the same key gives the same newborns. Needed where
             units are born from random draws.
 
-        **Returns:** a new tree. Dtypes stay; leaves that aren't touched are the same
-        objects; static fields that the sizes determine are mended.
+        **Returns:** a new tree. Dtypes stay, and so do devices and shardings; leaves
+        that aren't touched are the same objects; static fields that the sizes determine
+        are mended.
 
-        **Raises:** `ValueError` if a leaf doesn't fit, or the key is missing.
+        **Raises:** `ValueError` if a leaf doesn't fit, or the key is missing; if a mesh
+        doesn't divide a new size.
         """
         arrays = self.before.check(tree)
         traced = any(isinstance(x, Tracer) for x in (key, *arrays.values()))
@@ -140,6 +144,10 @@ class Edit:
                 f"there are no arrays in the tree ({type(tree).__name__}); an edit "
                 "takes the network, or a tree shaped like it"
             )
+        for path, edit in self.leaf_edits.items():
+            if path in arrays:
+                whose = ft.partial(self._whose, path)
+                check_shards(path, arrays[path], edit.new_shape, whose)
         newborns = newborn_entries(self, key)
         new: dict[str, Any] = {}
         for path, edit in self.leaf_edits.items():
@@ -147,23 +155,20 @@ class Edit:
             if array is None:
                 continue
             if isinstance(array, jax.ShapeDtypeStruct):
-                new[path] = jax.ShapeDtypeStruct(edit.new_shape, array.dtype)
+                new[path] = array.update(shape=edit.new_shape)
                 continue
             writes = newborns.get(path, ())
             if isinstance(array, Tracer):
                 new[path] = _gathered(array, edit, writes)
                 continue
-            values = edit.values(np.asarray(array))
+            values = edit.values(to_host(array))
             for entries in writes:
                 values = entries.write(values)
-            new[path] = values
-        # Numpy leaves stay numpy leaves (and keep their 64 bits).
-        put = [
-            p
-            for p, v in new.items()
-            if isinstance(v, np.ndarray) and not isinstance(arrays[p], np.ndarray)
-        ]
-        placed = jax.device_put([new[p] for p in put])
+            # Numpy leaves stay numpy leaves (and keep their 64 bits).
+            plain = isinstance(array, np.ndarray)
+            new[path] = values if plain else put_large(values, array)
+        put = [p for p in new if not isinstance(arrays[p], np.ndarray)]
+        placed = put_rest([new[p] for p in put], [arrays[p] for p in put])
         new.update(zip(put, placed, strict=True))
         fields = self._static_fields(tree)
         whole = len(arrays) == len(self.before.leaves)
@@ -177,6 +182,16 @@ class Edit:
         plain = not (self.factors or self.fields or any(m.scaled.any() for m in maps))
         born = any(c.born for c in self.changes)
         return plain and (self.init == "closed" or not born)
+
+    def _whose(self, path: str, axis: int) -> str:
+        """The widths along an axis of a leaf and their sizes, for messages."""
+        found = [
+            f"{c.name!r} ({c.old} -> {c.new})"
+            for c in self.changes
+            for m in self.groups(self.before)[c.name].members
+            if (m.path, m.axis) == (path, axis)
+        ]
+        return " and ".join(dict.fromkeys(found)) or repr(path)
 
     def _static_fields(self, tree: Any) -> dict[str, dict[str, Any]]:
         """What no rule mends: integers found by search, and numbers that are scaled."""
@@ -223,7 +238,9 @@ class Edit:
             for i, path in enumerate(paths)
             if path in self.leaf_edits
         }
-        state, what = move_state(optimizer, opt_state, params, params2, edits)
+        state, what = move_state(
+            optimizer, opt_state, params, params2, edits, whose=self._whose
+        )
         return (state, what) if report else state
 
     def inverse(self) -> "Edit":

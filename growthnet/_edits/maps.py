@@ -15,7 +15,7 @@ gradient map of a consumer is `produce`. Optimizer moments follow these.
 
 import dataclasses
 import functools as ft
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 
 import numpy as np
@@ -29,6 +29,7 @@ from .._reading.layout import (
     size_of,
     spread,
 )
+from .moves import moved, scale, Sources
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -72,6 +73,16 @@ class UnitMap:
         return scaled | (counts > 1)
 
     @ft.cached_property
+    def merges(self) -> bool:
+        """Is any new unit made of several old ones?"""
+        return bool(np.bincount(self.rows, minlength=1).max() > 1)
+
+    @ft.cached_property
+    def plain(self) -> "UnitMap":
+        """The same map without weights."""
+        return dataclasses.replace(self, weights=np.ones(self.rows.size))
+
+    @ft.cached_property
     def is_identity(self) -> bool:
         return (
             self.old == self.new
@@ -95,8 +106,7 @@ class UnitMap:
 
     def apply(self, array: np.ndarray, axis: int) -> np.ndarray:
         """Maps one axis; newborn rows are zero. Plain copies are bit for bit."""
-        counts = np.bincount(self.rows, minlength=self.new)
-        if counts.max(initial=0) > 1:
+        if self.merges:
             return self._accumulate(array, axis)
         if not self.rows.size:
             # Perhaps there is no old unit that `take` could put in their place.
@@ -195,6 +205,37 @@ class AxisEdit:
             lambda p, _: maps[p].apply if p in maps else None,
         )
 
+    @ft.cached_property
+    def sources(self) -> dict[bool, Sources]:
+        """For values (`False`) and gradients (`True`), where each new index comes from;
+        nothing is said where some come from several."""
+        maps = {gradient: self._maps(gradient, 1) for gradient in (False, True)}
+        merging = lambda own: any(m.merges for m in own.values())
+        return {g: self._taken(own) for g, own in maps.items() if not merging(own)}
+
+    def _taken(self, maps: dict[Place, UnitMap]) -> Sources:
+        if not maps:
+            return None
+        plain = {p: m.plain.apply for p, m in maps.items()}
+        places = np.arange(1, size_of(self.layout) + 1)
+        return edit_axis(places, 0, self.layout, lambda p, _: plain.get(p)) - 1
+
+    def weights(self, gradient: bool, power: int) -> Iterator[np.ndarray]:
+        """By what new indices are multiplied, one place after the other."""
+        maps = self._maps(gradient, power)
+        for place, unit_map in maps.items():
+            if unit_map.scaled.any():
+                yield self._weighed(maps, place)
+
+    def _weighed(self, maps: dict[Place, UnitMap], place: Place) -> np.ndarray:
+        def vector(here: Place, atom: Atom) -> np.ndarray:
+            ones = np.ones(maps[here].new if here in maps else atom.size)
+            if here == place:
+                ones[maps[here].rows] = maps[here].weights
+            return ones
+
+        return spread(self.layout, vector)
+
     def marks(
         self, what: str, *, gradient: bool = False, only: Place | None = None
     ) -> np.ndarray:
@@ -231,7 +272,7 @@ class LeafEdit:
         return tuple(axis.new_size for axis in self.axes)
 
     def values(self, array: np.ndarray) -> np.ndarray:
-        """Maps parameters, or copies of parameters."""
+        """Maps parameters, or copies of parameters; always a new array."""
         return self._apply(array, gradient=False, power=1)
 
     def gradients(self, array: np.ndarray, power: int = 1) -> np.ndarray:
@@ -239,6 +280,12 @@ class LeafEdit:
         return self._apply(array, gradient=True, power=power)
 
     def _apply(self, array: np.ndarray, *, gradient: bool, power: int) -> np.ndarray:
+        if all(gradient in edit.sources for edit in self.axes):
+            new = moved(array, [edit.sources[gradient] for edit in self.axes])
+            for axis, edit in enumerate(self.axes):
+                for weights in edit.weights(gradient, power):
+                    scale(new, axis, weights)
+            return new
         for axis, edit in enumerate(self.axes):
             array = edit.apply(array, axis, gradient=gradient, power=power)
         return array

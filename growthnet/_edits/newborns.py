@@ -11,6 +11,7 @@ from .._reading.widths import Member, Width
 from .draws import draw_host, fill_value, key_words, uniform
 from .inits import Clone, Rows
 from .maps import LeafEdit, MapPair
+from .moves import runs
 
 
 if TYPE_CHECKING:
@@ -36,17 +37,30 @@ class RowEntries:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Entries:
-    """Values for the marked entries of a leaf: written over it, or added to it."""
+    """Values for some indices along an axis of a leaf."""
+
+    axis: int
+    at: np.ndarray
+    values: np.ndarray
+
+    def write(self, array: np.ndarray) -> np.ndarray:
+        before, values = (slice(None),) * self.axis, self.values
+        for new, old, n in runs(self.at):
+            part = values[(*before, slice(new, new + n))] if values.ndim else values
+            array[(*before, slice(old, old + n))] = part.astype(array.dtype)
+        return array
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Noise:
+    """What is added to the marked entries of a leaf, in units of its entries' size."""
 
     where: np.ndarray
     values: np.ndarray
-    add: bool = False
 
     def write(self, array: np.ndarray) -> np.ndarray:
-        values = self.values
-        if self.add:
-            rms = np.sqrt(np.mean(np.square(array.astype(np.float64))))
-            values = array.astype(np.float64) + values * rms
+        rms = np.sqrt(np.mean(np.square(array.astype(np.float64))))
+        values = array.astype(np.float64) + self.values * rms
         return np.where(self.where, values.astype(array.dtype), array)
 
 
@@ -108,18 +122,21 @@ def newborn_entries(edit: "Edit", key: Any) -> Writes:
                     entries = _noise(edit, words, width, member)
                     covers.setdefault(member.path, []).append(entries)
                 continue
-            born = _born(leaf_edit, member)
             leaf = edit.after.leaves[member.leaf]
+            born = leaf_edit.axes[member.axis].marks("born", only=member.place)
+            at = np.flatnonzero(born)
             if leaf.mask and change.kept and not covered:
                 layout = leaf.layouts[member.axis]
-                repeated = Repeated(born, member, layout, len(change.kept))
+                where = _along(born, member.axis, len(leaf.shape))
+                repeated = Repeated(where, member, layout, len(change.kept))
                 writes.setdefault(member.path, []).append(repeated)
             elif covered and init != "drawn":
-                zeros = Entries(born, np.zeros((), np.float32))
+                zeros = Entries(member.axis, at, np.zeros((), np.float32))
                 covers.setdefault(member.path, []).append(zeros)
             else:
-                values = _draw(edit, key, words, width, member)
-                writes.setdefault(member.path, []).append(Entries(born, values))
+                values = _draw(edit, key, words, width, member, at)
+                entries = Entries(member.axis, at, values)
+                writes.setdefault(member.path, []).append(entries)
     for path, entries in covers.items():
         writes.setdefault(path, []).extend(entries)
     return writes
@@ -156,8 +173,14 @@ def _along(vector: np.ndarray, axis: int, rank: int) -> np.ndarray:
 
 
 def _draw(
-    edit: "Edit", key: Any, words: np.ndarray, width: Width, member: Member
+    edit: "Edit",
+    key: Any,
+    words: np.ndarray,
+    width: Width,
+    member: Member,
+    at: np.ndarray,
 ) -> np.ndarray:
+    """Newborn values, for these indices along the member's axis."""
     leaf = edit.after.leaves[member.leaf]
     init = edit.init
     if isinstance(init, str) and init == "closed":
@@ -171,11 +194,11 @@ def _draw(
                 f"the init function gave an array of shape {made.shape} for "
                 f"{leaf.path!r}; it must be finite and of shape {leaf.shape}"
             )
-        return made
-    return draw_host(words, edit.after, width, member)
+        return np.take(made, at, member.axis)
+    return draw_host(words, edit.after, width, member, at)
 
 
-def _noise(edit: "Edit", words: np.ndarray, width: Width, member: Member) -> Entries:
+def _noise(edit: "Edit", words: np.ndarray, width: Width, member: Member) -> Noise:
     """Noise on the shares of copies that sums to zero over the copies of each unit."""
     assert isinstance(edit.init, Clone)
     leaf = edit.after.leaves[member.leaf]
@@ -203,4 +226,4 @@ def _noise(edit: "Edit", words: np.ndarray, width: Width, member: Member) -> Ent
     )
     here = positions(leaf.layouts[member.axis], member.place)
     where = np.isin(np.arange(leaf.shape[member.axis]), here)
-    return Entries(_along(where, member.axis, len(leaf.shape)), noise, add=True)
+    return Noise(_along(where, member.axis, len(leaf.shape)), noise)

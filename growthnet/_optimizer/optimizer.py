@@ -1,7 +1,8 @@
 """The optimizer state follows the parameters through edits and openings.
 
 `state_links` tells how each leaf of a state is laid out, `init_values` what newborn
-entries hold and what happens where an edit scales gradients. This file applies that.
+entries hold and what happens where an edit scales gradients. This file applies that in
+edits, `resets` in openings.
 """
 
 import dataclasses
@@ -10,9 +11,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
+from .._devices.placement import put_large, put_rest, to_host
+from .._devices.shards import check_shards
 from .._edits.maps import AxisEdit, LeafEdit
 from .._reading.layout import Atom
 from .init_values import GRADIENT, Init, Power, read_init, read_powers
@@ -39,6 +41,7 @@ def move_state(
     *,
     strict: bool = False,
     matched: Matched | None = None,
+    whose: Callable[[str, int], str] = lambda path, axis: path,
 ) -> tuple[Any, TransferReport]:
     """Moves an optimizer state through an edit of the parameters.
 
@@ -52,12 +55,14 @@ def move_state(
     - `strict`: raise instead of resetting what can't be mapped.
     - `matched`: tells for two tree structures, before and after, from which old leaf
         each new one comes (`None`: from none). By default no leaf comes or goes.
+    - `whose`: names the width along an axis of a parameter, for messages.
 
     **Returns:** a state with the structure, shapes and dtypes of
-    `optimizer.init(params2)`, and the report.
+    `optimizer.init(params2)`, where the old one is, and the report.
 
     **Raises:** `ValueError` if the state isn't one of `optimizer` for `params`, if an
-    edit doesn't lead from `params` to `params2`, or if `strict` forbids a reset.
+    edit doesn't lead from `params` to `params2`, if a mesh doesn't divide a new size,
+    or if `strict` forbids a reset.
     """
     before, after = read_init(optimizer, params), read_init(optimizer, params2)
     leaves = checked_leaves(before.program, before.shapes, opt_state)
@@ -82,8 +87,10 @@ def move_state(
     born = frozenset(i for i, parent in enumerate(parents) if parent is None)
     mover = _Mover(optimizer, opt_state, leaves, before, links, after, edits, born)
     olds = [None if j is None else leaves[j] for j in sources]
+    _check_shards(olds, paths, after, names, whose)
+    likes = [_like(after, k, old) for k, old in enumerate(olds)]
     fates = (mover.move(k, j) for k, j in enumerate(sources))
-    moved = [(_settled(x[0], y), *x[1:]) for x, y in zip(fates, olds, strict=True)]
+    moved = [(put_large(x[0], y), *x[1:]) for x, y in zip(fates, likes, strict=True)]
     rows = tuple(
         TransferRow(path, "" if link.param is None else names[link.param], *what)
         for path, link, (_, *what) in zip(paths, after.links, moved, strict=True)
@@ -94,8 +101,37 @@ def move_state(
     lost = [row for row in rows if row.action == "reset"]
     if strict and lost:
         raise ValueError(f"{lost[0].path} of the state can't move: {lost[0].reason}")
-    news = _transferred([new for new, *_ in moved], olds)
+    news = put_rest([new for new, *_ in moved], likes)
     return after.unflatten(news), TransferReport(rows)
+
+
+def _check_shards(
+    olds: Sequence[Any],
+    paths: Sequence[str],
+    after: Init,
+    names: Sequence[str],
+    whose: Callable[[str, int], str],
+) -> None:
+    rows = zip(olds, paths, after.links, after.shapes, strict=True)
+    for old, path, link, shape in rows:
+        if old is None or np.ndim(old) != len(shape):
+            continue
+
+        def named(axis: int, link: Link = link) -> str:
+            own = None if link.axes is None else link.axes[axis]
+            if link.param is None or own is None:
+                return "the optimizer's state"
+            return whose(names[link.param], own)
+
+        check_shards(f"opt_state{path}", old, shape, named)
+
+
+def _like(after: Init, k: int, old: Any) -> Any:
+    """The array whose place a new leaf takes: the old one's, or its parameter's."""
+    param = after.links[k].param
+    if old is not None or param is None:
+        return old
+    return after.params.leaves[param]
 
 
 def _renumbered(
@@ -182,7 +218,7 @@ class _Mover:
         lost = self._lost.get((self._groups[j], link.param)) if self.scales else None
         if not (view.touched or lost):
             return self.leaves[j], "kept", "it runs along no axis that changes"
-        array = np.asarray(self.leaves[j])
+        array = to_host(self.leaves[j])
         if not self.scales:
             return self._bear(k, view.gradients(array), view), "moved", ""
         power = "value" if link.kind == "copy" else self._powers[j]
@@ -288,24 +324,6 @@ def _followed(view: LeafEdit, array: np.ndarray, power: Power) -> np.ndarray:
     return new
 
 
-def _settled(new: Any, old: Any) -> Any:
-    """What had a place goes there; large arrays go to JAX at once, lest all of them
-    exist twice for a while."""
-    if not isinstance(new, np.ndarray) or new is old:
-        return new
-    if isinstance(old, jax.Array) and old.committed:
-        return jax.device_put(new, old.sharding)
-    return jax.device_put(new) if new.nbytes > 2**22 else new
-
-
-def _transferred(news: list[Any], olds: list[Any]) -> list[Any]:
-    """The other arrays, in one transfer."""
-    pairs = enumerate(zip(news, olds, strict=True))
-    rest = [k for k, (x, old) in pairs if isinstance(x, np.ndarray) and x is not old]
-    placed = dict(zip(rest, jax.device_put([news[k] for k in rest]), strict=True))
-    return [placed.get(k, new) for k, new in enumerate(news)]
-
-
 def state_links(optimizer: Any, opt_state: Any, params: Any) -> tuple[Link, ...]:
     """How each leaf of an optimizer state is laid out.
 
@@ -320,71 +338,3 @@ def state_links(optimizer: Any, opt_state: Any, params: Any) -> tuple[Link, ...]
     init = read_init(optimizer, params)
     checked_leaves(init.program, init.shapes, opt_state)
     return init.links
-
-
-def reset_entries(
-    optimizer: Any,
-    opt_state: Any,
-    params: Any,
-    masks: Mapping[int, Any],
-    copies: Mapping[int, Any] | None = None,
-) -> Any:
-    """Puts some entries of an optimizer state back to what `init` gives.
-
-    Pure and made of `jax.numpy`, for use inside `jit`.
-
-    **Arguments:**
-
-    - `optimizer`, `opt_state`: the optimizer and its state.
-    - `params`: the parameters, after whatever was written to them: copies of parameters
-        in the state take their values from here.
-    - `masks`: by parameter index, where: a boolean array that broadcasts against the
-        parameter.
-    - `copies`: the same, for entries of which only copies in the state are to follow.
-
-    **Returns:** the state. A factored leaf is reset where everything that it sums over
-    is marked; a leaf of unknown layout, as a whole if anything at all is marked.
-
-    **Raises:** `ValueError` if the state isn't one of `optimizer` for `params`.
-    """
-    init = read_init(optimizer, params)
-    leaves = checked_leaves(init.program, init.shapes, opt_state)
-    fresh = jax.tree.leaves(optimizer.init(params))
-    spread = lambda i, mask: jnp.broadcast_to(mask, init.params.shapes[i])
-    full = {i: spread(i, mask) for i, mask in masks.items()}
-    copied = dict(full)
-    for i, mask in (copies or {}).items():
-        copied[i] = spread(i, mask) | full.get(i, False)
-    new = []
-    for link, old, value in zip(init.links, leaves, fresh, strict=True):
-        mask = _leaf_mask(link, copied if link.kind == "copy" else full)
-        if mask is not None:
-            mask = jnp.broadcast_to(mask, jnp.shape(old))
-            old = jnp.where(mask, value.astype(jnp.result_type(old)), old)
-        new.append(old)
-    return jax.tree.unflatten(jax.tree.structure(opt_state), new)
-
-
-def _leaf_mask(link: Link, full: Mapping[int, Any]) -> Any:
-    """Which entries of a leaf are marked, or `None` if none can be."""
-    if link.axes is None:
-        marked = [full[i] for i in full if link.param in (None, i)]
-        return ft.reduce(jnp.logical_or, map(jnp.any, marked)) if marked else None
-    if link.param is None or link.param not in full:
-        return None
-    mask, axes = full[link.param], link.axes
-    own = [axis for axis in axes if axis is not None]
-    if len(set(own)) == len(own):
-        return _along(mask, axes)
-    # Two axes run along the same one, as in a Kronecker factor.
-    alone = lambda i: tuple(a if j == i else None for j, a in enumerate(axes))
-    parts = [_along(mask, alone(i)) for i, a in enumerate(axes) if a is not None]
-    return ft.reduce(jnp.logical_or, parts)
-
-
-def _along(mask: Any, axes: tuple[int | None, ...]) -> Any:
-    """The mask along some of its axes: true where everything behind is."""
-    own = [axis for axis in axes if axis is not None]
-    kept = jnp.all(mask, axis=tuple(set(range(mask.ndim)).difference(own)))
-    kept = jnp.transpose(kept, [sorted(own).index(axis) for axis in own])
-    return jnp.expand_dims(kept, [i for i, axis in enumerate(axes) if axis is None])

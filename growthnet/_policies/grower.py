@@ -5,6 +5,7 @@ what happens on the host, where shapes change, is in `room`.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TYPE_CHECKING
 
@@ -17,6 +18,8 @@ import optax
 
 from .._capacity.buckets import Buckets
 from .._capacity.gates import entry_masks
+from .._devices.everywhere import check_same_everywhere, spans_processes
+from .._devices.shards import multiples
 from .._edits.statics import fitting
 from .._evidence.evidence import check_needs, Evidence, GIVEN_IN_A_LOOP
 from .._optimizer.first_state import initial_state
@@ -29,12 +32,13 @@ from .growing import (
     cond_pair,
     GrowerState,
     Growing,
+    in_place,
     inexact,
     on_device,
     own_rates,
     replaced,
+    settled,
     stopped,
-    strong,
 )
 from .policy import AbstractPolicy, Decision, never_decides
 from .room import begun, give_back, make_room, undecided
@@ -56,7 +60,8 @@ class Grower:
     - `trainable`: which leaves are trained: a tree of booleans shaped like the network,
         or a function of a leaf. By default every inexact array outside
         `eqx.nn.State`.
-    - `buckets`: the ladder of capacities.
+    - `buckets`: the ladder of capacities; by default of multiples of what a mesh asks
+        for.
     - `capacity`: room to start with, which is never given back: a number for all
         widths, or by width or pattern. Beyond it the ladder goes on.
 
@@ -105,6 +110,7 @@ class Grower:
         self.widths = widths
         self.trainable = TrainableSpec(trainable)
         self.buckets = Buckets() if buckets is None else buckets
+        self._chosen = buckets is not None
         everywhere = {"*": capacity} if isinstance(capacity, int) else capacity
         self.capacity = dict(everywhere or {})
         self.look: Look | None = None  # `fit` knows the loss, and so more evidence.
@@ -118,18 +124,20 @@ class Grower:
 
         **Raises:** `ValueError` if no width matches, or none of them can be gated; for
             leaves at several places, and widths that a factory sets together; for a
-            policy that needs what your own loop can't give.
+            policy that needs what your own loop can't give; for `buckets` whose
+            capacities the network's mesh doesn't divide.
         """
         anatomy.check(net, "the network", whole=True, numbers=True)
         if self.look is None:
             check_needs(self.policy, GIVEN_IN_A_LOOP)
         managed = self.managed(anatomy)
         _check_apart(net, managed)
+        self._mind_mesh(net, managed)
         own = as_arrays(self.policy.init(managed, key=jr.fold_in(key, 0)))
         growing, state = self.begin(
             net, managed, own, key, self._first_capacities(managed)
         )
-        return strong((growing, undecided(self, growing, state)))
+        return settled(growing, undecided(self, growing, state))
 
     def begin(
         self,
@@ -154,6 +162,23 @@ class Grower:
             decision=Decision(),
         )
         return growing, state
+
+    def _mind_mesh(self, net: Any, managed: Anatomy) -> None:
+        """Capacities that the devices divide over which widths are spread."""
+        if never_decides(self.policy):
+            return
+        asked = multiples(managed, net)
+        multiple = math.lcm(*asked.values())
+        if self.buckets.multiple_of % multiple == 0:
+            return
+        if self._chosen:
+            names = ", ".join(f"{name!r} of {m}" for name, m in asked.items())
+            raise ValueError(
+                f"{self.buckets}: the network is spread over devices, so capacities "
+                f"are multiples ({names}); give buckets with multiple_of={multiple}"
+            )
+        shared = math.lcm(self.buckets.multiple_of, multiple)
+        self.buckets = dataclasses.replace(self.buckets, multiple_of=shared)
 
     def _policy_optimizer(self, trainable: Any) -> Any:
         own = self.policy.optimizer
@@ -300,7 +325,7 @@ class Grower:
             return cond_pair(ready, lambda g, s: apply(self, g, s), growing, state)
 
         due = (state.step % self.policy.every) == 0
-        return cond_pair(due, speak, growing, state)
+        return in_place(*cond_pair(due, speak, growing, state))
 
     def with_untrained(self, growing: Growing, net: Any) -> Growing:
         """Takes over the leaves of `net` that aren't trained (running statistics).
@@ -323,14 +348,20 @@ class Grower:
     ) -> tuple[Growing, GrowerState]:
         """Makes room for a waiting decision and applies it, or gives back room that is
         no longer needed: new shapes, so the next call of your program compiles. Does
-        nothing where nothing asks for it."""
+        nothing where nothing asks for it.
+
+        **Raises:** `ValueError` if several processes have come to different sizes.
+        """
         waiting, roomy = jax.device_get((state.waiting, state.roomy))
         if waiting:
             growing, state, asked_again = make_room(self, growing, state)
             if not asked_again:
-                growing, state = eqx.filter_jit(apply)(self, growing, state)
+                applied = lambda growing, state: in_place(*apply(self, growing, state))
+                growing, state = eqx.filter_jit(applied)(growing, state)
         elif roomy:
             growing, state = give_back(self, growing, state)
+        if (waiting or roomy) and spans_processes(growing.net):
+            check_same_everywhere(growing)
         return growing, state
 
 

@@ -11,6 +11,8 @@ import numpy as np
 
 from .._capacity.capacity import compacting, Openings
 from .._capacity.gates import silence
+from .._devices.places import mesh_of, on_mesh, pinned, Places, places_of
+from .._devices.shards import multiples
 from .._edits.edit import Edit
 from .._reading.anatomy import Anatomy
 from .policy import AbstractPolicy, Decision
@@ -25,6 +27,7 @@ class Growing(eqx.Module):
     - `net`: the network's arrays at capacity.
     - `trainable`: the policy's own trainables.
     - `open`: which units exist, `bool[capacity]` by width.
+    - `places`: where the run's arrays are, if they are on a mesh.
     """
 
     net: Any
@@ -32,6 +35,7 @@ class Growing(eqx.Module):
     open: Openings
     policy: AbstractPolicy
     anatomy: Anatomy
+    places: Places | None = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Calls the gated network as it is outside training."""
@@ -53,7 +57,8 @@ class Growing(eqx.Module):
 
     def compact(self) -> Any:
         """The ordinary network at its real sizes: gates folded in, closed units and
-        units whose gate is 0 dropped."""
+        units whose gate is 0 dropped, but for as many as a mesh needs to divide a
+        width."""
         net, gates = _seen(self)
         edit = _compacting(self, gates)
         return net if edit is None else edit(net)
@@ -99,7 +104,7 @@ def _compacting(growing: Growing, gates: dict[str, Any]) -> Edit | None:
         return None
     # A width keeps at least one unit, be it silent.
     loud = {n: m if m.any() else np.arange(m.size) == 0 for n, m in loud.items()}
-    return compacting(growing.anatomy, loud)
+    return compacting(growing.anatomy, loud, multiples(growing.anatomy, growing.net))
 
 
 class GrowerState(eqx.Module):
@@ -171,6 +176,18 @@ def strong(tree: Any) -> Any:
         ),
         tree,
     )
+
+
+def settled(growing: Growing, state: GrowerState) -> tuple[Growing, GrowerState]:
+    """A run for programs to take: its numbers strong, all of it on the mesh that the
+    network is on, its places noted."""
+    run = on_mesh(strong((growing, state)), mesh_of(growing.net))
+    return replaced(run[0], places=places_of(run)), run[1]
+
+
+def in_place(growing: Growing, state: GrowerState) -> tuple[Growing, GrowerState]:
+    """At the end of a program: the run where it was."""
+    return pinned((growing, state), growing.places)
 
 
 def inexact(tree: Any) -> Any:

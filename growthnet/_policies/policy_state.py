@@ -7,7 +7,8 @@ from typing import Any
 import jax
 
 from .._edits.maps import AxisEdit, LeafEdit, MapPair, PlaceEdit, UnitMap
-from .._optimizer.optimizer import move_state, reset_entries
+from .._optimizer.optimizer import move_state
+from .._optimizer.resets import reset_entries
 from .._reading.layout import Atom
 from .growing import inexact, placed, replaced
 from .policy import PerUnit

@@ -11,7 +11,7 @@ from .._edits.maps import UnitMap
 from .._edits.plan import plan
 from .._paths import array_leaves, map_arrays
 from .._reading.anatomy import Anatomy
-from .growing import GrowerState, Growing, on_device, placed, replaced, strong
+from .growing import GrowerState, Growing, on_device, placed, replaced, settled
 from .policy import AbstractPolicy, Decision, moved_units
 from .policy_state import moved_state
 from .turn import no_decision
@@ -111,7 +111,7 @@ def moved(
         rewrite = _moved_rewrite(growing, edit, change.rewrite)
         # Newborn values are for slots that are no more: those of the empty one.
         widths[n] = replaced(change, keep=keep, values=empty.values, rewrite=rewrite)
-    return strong((bigger, replaced(state, decision=Decision(widths))))
+    return settled(bigger, replaced(state, decision=Decision(widths)))
 
 
 def edited(growing: Growing, memory: Any, edit: Edit) -> tuple[Growing, Any]:

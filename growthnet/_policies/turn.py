@@ -11,7 +11,7 @@ import numpy as np
 from .._capacity.capacity import change_openings, newly_open, Openings
 from .._edits.draws import key_words
 from .._evidence.evidence import Evidence
-from .._optimizer.optimizer import reset_entries
+from .._optimizer.resets import reset_entries
 from .._paths import array_leaves, map_arrays
 from .growing import GrowerState, Growing, on_device, replaced
 from .policy import Change, Decision, reborn_units
@@ -228,9 +228,10 @@ def no_decision(grower: "Grower", growing: Growing, state: GrowerState) -> Decis
         ),
         shapes,
     )
-    return Decision(
-        {n: replaced(c, keep=growing.open[n]) for n, c in empty.widths.items()}
-    )
+    # Masks of its own: a program that takes the run as its own (donation) can't be
+    # given one array twice.
+    everyone = lambda change: on_device(np.ones(change.keep.shape, bool))
+    return Decision({n: replaced(c, keep=everyone(c)) for n, c in empty.widths.items()})
 
 
 def _dummy_evidence(growing: Growing) -> Evidence:

@@ -11,6 +11,9 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 
+from .._devices.placement import batch_of, spread, stack_batches, to_host
+from .._devices.places import pinned, Places, places_of
+from .._devices.shards import pieces
 from .._paths import is_array
 
 
@@ -19,12 +22,13 @@ class ArrayData(eqx.Module):
 
     Every epoch is a permutation of its own, from the key and the epoch's number; what
     doesn't fill a batch at its end is left out. Without `batch_size` each batch is
-    everything, in order.
+    everything, in order. Batches are spread over a mesh as the arrays are.
     """
 
     arrays: Any
     size: int = eqx.field(static=True)
     batch_size: int | None = eqx.field(static=True)
+    places: Places | None = None
 
     @staticmethod
     def of(arrays: Any, batch_size: int | None) -> "ArrayData":
@@ -44,7 +48,19 @@ class ArrayData(eqx.Module):
                 f"batch_size={batch_size!r}; with {size} examples it is a whole number "
                 f"from 1 to {size}, or None for all of them"
             )
-        return ArrayData(jax.tree.map(jnp.asarray, arrays), size, batch_size)
+        arrays = jax.tree.map(jnp.asarray, arrays)
+        count = math.lcm(*(pieces(leaf).get(0, 1) for leaf in jax.tree.leaves(arrays)))
+        if (batch_size or size) % count:
+            raise ValueError(
+                f"batch_size={batch_size}; the examples are spread over {count} "
+                f"devices, which have to divide it: give a multiple of {count}"
+            )
+        return ArrayData(arrays, size, batch_size, places_of(arrays))
+
+    @property
+    def first(self) -> Any:
+        """Arrays that are where the batches are."""
+        return self.arrays
 
     @property
     def example(self) -> Any:
@@ -70,7 +86,7 @@ class ArrayData(eqx.Module):
         row = orders[step // per_epoch - first // per_epoch]
         start = (step % per_epoch) * self.batch_size
         rows = jax.lax.dynamic_slice(row, (start,), (self.batch_size,))
-        return jax.tree.map(lambda a: a[rows], self.arrays)
+        return pinned(jax.tree.map(lambda a: a[rows], self.arrays), self.places)
 
     def window(self, key: Any, first: Any, steps: int) -> "Batches":
         """The batches of `steps` steps from `first` on; pure."""
@@ -85,7 +101,7 @@ class ArrayData(eqx.Module):
         """What tells these data from others: a thousand or two examples of them."""
         del batch
         apart = max(1, self.size // 1024)
-        crc = checksum(jax.tree.map(lambda a: np.asarray(a)[::apart], self.arrays))
+        crc = checksum(jax.tree.map(lambda a: to_host(a)[::apart], self.arrays))
         return {"examples": self.size, "batch_size": self.batch_size, "crc32": crc}
 
 
@@ -98,7 +114,7 @@ class BatchStream:
         self._data = data
         self._iterator: Iterator[Any] = iter(data)
         self._again = self._iterator is not data
-        self._first: Any = None
+        self.first: Any = None  # Batch.
         self._error: Exception | None = None
         self._served = 0
         self._pending = [self._next()]
@@ -107,7 +123,7 @@ class BatchStream:
     def example(self) -> Any:
         return jax.tree.map(
             lambda a: jax.ShapeDtypeStruct(np.shape(a), jnp.asarray(a).dtype),
-            self._first,
+            self.first,
         )
 
     def identity(self, batch: Any) -> dict[str, Any]:
@@ -141,7 +157,7 @@ class BatchStream:
                 raise self._error
         batches, self._pending = self._pending[:count], self._pending[count:]
         filled = batches + [batches[-1]] * (length - count)
-        stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *filled)
+        stacked = jax.tree.map(lambda *leaves: stack_batches(leaves), *filled)
         return Batches(stacked, None, jnp.asarray(first)), count
 
     def put_back(self, batches: "Batches", steps: range) -> None:
@@ -163,8 +179,8 @@ class BatchStream:
             error.add_note(f"the data raised this for batch {self._served + 1}")
             raise
         self._served += 1
-        self._first = batch if self._first is None else self._first
-        described, expected = _described(batch), _described(self._first)
+        self.first = batch if self.first is None else self.first
+        described, expected = _described(batch), _described(self.first)
         if described != expected:
             raise ValueError(
                 f"batch {self._served} has shapes {described[0]}, the first had "
@@ -184,8 +200,12 @@ class BatchStream:
 
 
 def _described(batch: Any) -> tuple[Any, Any]:
-    """Shapes and dtypes, and the structure around them."""
-    text = lambda a: f"{getattr(a, 'dtype', type(a).__name__)}{list(np.shape(a))}"
+    """Shapes and dtypes, places on a mesh, and the structure around them."""
+
+    def text(a: Any) -> str:
+        where = f" {a.sharding.spec}" if spread(a) else ""
+        return f"{getattr(a, 'dtype', type(a).__name__)}{list(np.shape(a))}{where}"
+
     return jax.tree.map(text, batch), jax.tree.structure(batch)
 
 
@@ -214,14 +234,15 @@ class Batches(eqx.Module):
         """The batch before a step as the host stacked it; arrays have none."""
         if isinstance(self.data, ArrayData):
             return None
-        return jax.tree.map(lambda a: a[step - 1 - int(self.first)], self.data)
+        at = step - 1 - int(self.first)
+        return jax.tree.map(lambda a: batch_of(a, at), self.data)
 
 
 def checksum(tree: Any) -> int:
     """A CRC-32 of all arrays of a tree, with their shapes and dtypes."""
     crc = 0
     for leaf in jax.tree.leaves(tree):
-        array = np.asarray(leaf, order="C")
+        array = np.ascontiguousarray(to_host(leaf)).reshape(np.shape(leaf))
         crc = zlib.crc32(f"{array.dtype}{array.shape}".encode(), crc)
         crc = zlib.crc32(
             array.reshape(-1).view(np.uint8).data if array.size else b"", crc

@@ -9,8 +9,15 @@ from typing import Any
 import equinox as eqx
 import jax
 
+from .._devices.everywhere import (
+    agreed,
+    check_same_everywhere,
+    compare,
+    spans_processes,
+)
+from .._devices.places import everywhere
 from .._history.history import GrowthEvent
-from .._policies.growing import GrowerState, Growing, on_device, replaced
+from .._policies.growing import GrowerState, Growing, in_place, on_device, replaced
 from .._policies.policy import Decision
 from .._policies.room import give_back, make_room
 from .._policies.turn import decide, fits, within
@@ -58,7 +65,7 @@ class Engine:
         self.ticks_per_call = 1 if chunk is None else self.length
         self.adapts = chunk is None
         self._program = eqx.filter_jit(self._counted("chunk", self._chunk))
-        self._observe = eqx.filter_jit(self._counted("observe", ticker.observe))
+        self._observe = eqx.filter_jit(self._counted("observe", self._observed))
         self._tried = eqx.filter_jit(self._counted("tried", ticker.tried))
 
     def _length(self, steps: int, step_size: int, chunk: int | None) -> int:
@@ -79,9 +86,13 @@ class Engine:
         return traced
 
     def _chunk(self, growing, state, batches, valid, stretch: Stretch) -> Any:
-        return run_chunk(
+        growing, state, *seen = run_chunk(
             self.ticker, growing, state, batches, valid, stretch, self.length
         )
+        return *in_place(growing, state), *everywhere(seen, growing.places)
+
+    def _observed(self, growing, *args: Any) -> Any:
+        return everywhere(self.ticker.observe(growing, *args), growing.places)
 
     def run(
         self, before: Stand, last: int, guard: Guard
@@ -119,6 +130,7 @@ class Engine:
         if self.adapts and traces == self.ticker.traces:
             # A call that compiled says nothing about the next one.
             seconds = time.perf_counter() - began
+            seconds = agreed(seconds) if spans_processes(growing.net) else seconds
             factor = 2 if seconds < SECONDS else 0.5 if seconds > 4 * SECONDS else 1
             wanted = int(self.ticks_per_call * factor)
             self.ticks_per_call = max(1, min(wanted, self.length))
@@ -135,6 +147,10 @@ class Engine:
             tried = lambda decision: self._tried(*run, decision)
             evidence = replaced(evidence, evaluate=tried)
         growing, state, _ = decide(growing, state, evidence)
+        if spans_processes(growing.net):
+            told = jax.device_get(state.decision.widths)
+            text = {n: f"keeps {c.keep.sum()}, adds {c.add}" for n, c in told.items()}
+            compare("decisions", text)
         return growing, state
 
     def _change(
@@ -183,6 +199,8 @@ class Engine:
             growing, state, again = make_room(self.grower, growing, state)
         elif resized:
             growing, state = give_back(self.grower, growing, state)
+        if resized and spans_processes(growing.net):
+            check_same_everywhere(growing)
         if again and self.grower.policy.on_host:
             growing, state = self._ask(growing, state, batches, last)
         else:

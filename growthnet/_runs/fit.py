@@ -11,6 +11,7 @@ from .._capacity.buckets import Buckets
 from .._checkpoints.checkpoints import at, Checkpoints, whole
 from .._checkpoints.restored import position_of, restored
 from .._checkpoints.saved import Saved
+from .._devices.places import mesh_of, on_mesh
 from .._evidence.evidence import check_needs, given_in_fit
 from .._evidence.look import Look
 from .._history.history import JsonLog
@@ -59,11 +60,11 @@ def fit(
 
     **Main arguments:**
 
-    - `net`: any pytree of arrays.
+    - `net`: any pytree of arrays, on one device or spread over a mesh.
     - `loss`: `loss(net, batch, key)`, a scalar or
         `(scalar, Aux(net=..., metrics=...))`.
     - `data`: a tuple or dict of arrays with a common first axis, or an iterable of
-        batches of one shape.
+        batches of one shape. Arrays and batches may be spread over a mesh.
     - `optimizer`: any optax optimizer; its state follows every change of size.
     - `policy`: decides. `NoGrowth()` for a static network.
     - `steps`: training steps.
@@ -108,6 +109,9 @@ def fit(
     """
     check_arguments(key, steps=steps, chunk=chunk, max_traces=max_traces)
     stream = ArrayData.of(data, batch_size) if is_arrays(data) else _stream(data)
+    mesh = mesh_of((net, stream.first))
+    net, valid = on_mesh((net, valid), mesh)
+    stream = on_mesh(stream, mesh) if isinstance(stream, ArrayData) else stream
     grower = Grower(
         policy,
         optimizer,

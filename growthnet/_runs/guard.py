@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import numpy as np
 
+from .._devices.placement import to_host
 from .._history.history import GrowthEvent
 from .._policies.growing import GrowerState, Growing
 from .data import Batches
@@ -85,7 +86,7 @@ class Guard:
     def poisoned(self, trained: Any) -> bool:
         """Are there weights that are no numbers? The next loss will say so; meanwhile
         this is nothing to keep."""
-        leaves = map(np.asarray, jax.tree.leaves(trained))
+        leaves = map(to_host, jax.tree.leaves(trained))
         return self.on_nan != "ignore" and not all(np.isfinite(x).all() for x in leaves)
 
     def gives_up(self, fault: Fault) -> bool:

@@ -5,10 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import equinox as eqx
+import jax
 import numpy as np
 
 from .._checkpoints.checkpoints import Checkpoints
 from .._checkpoints.saved import saved
+from .._devices.everywhere import spans_processes
 from .._history.history import GrowthEvent
 from .._policies.growing import data_key, GrowerState, Growing, on_device, replaced
 from .data import ArrayData, BatchStream
@@ -138,11 +140,19 @@ class Loop:
             return None
         position = self.place.position(stand.step, stand.last, traces)
         parts = (stand.growing, stand.state, self.journal.history, position)
-        return self.checkpoints.write(saved(*parts))
+        whole = saved(*parts)
+        # All processes gather it, one writes.
+        alone = not spans_processes(stand.growing.net)
+        first = alone or jax.process_index() == 0
+        return self.checkpoints.write(whole) if first else None
 
     def _keep(self, error: BaseException) -> None:
         """The run as it stood before the error, for whoever catches it."""
         step = self.stand.step
+        if spans_processes(self.stand.growing.net):
+            # To gather the run takes all processes, and they may be elsewhere.
+            error.add_note(f"the run was at step {step}; checkpoints before are intact")
+            return
         self.journal.rewind(step)
         setattr(error, "run", self._run())  # noqa: B010 - errors don't declare it
         if step == self.place.first:

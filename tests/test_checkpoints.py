@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import equinox as eqx
 import jax
@@ -315,7 +316,8 @@ def test_the_documentation_runs(tmp_path, monkeypatch):
     text = (Path(__file__).parent.parent / "docs" / "checkpoints.md").read_text("utf-8")
     blocks = [part.split("```")[0] for part in text.split("```python\n")[1:]]
     monkeypatch.chdir(tmp_path)
-    scope: dict[str, Any] = {}
+    trackers = {name: mock.MagicMock() for name in ("tensorboardX", "wandb", "mlflow")}
+    scope: dict[str, Any] = {**trackers}
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         for block in blocks:
             exec(compile(block, "docs/checkpoints.md", "exec"), scope)
@@ -323,4 +325,13 @@ def test_the_documentation_runs(tmp_path, monkeypatch):
     ticks = scope["run"].history.ticks
     assert [tick.step for tick in ticks] == list(range(10, 1001, 10))
     assert int(scope["state"].step) == 1000 and int(scope["kept"].state.step) == 50
-    assert "size/layers[0]" in scope["scalars"](dataclasses.asdict(ticks[-1]))
+    # What the trackers are told.
+    run = trackers["wandb"].init().__enter__()
+    writer = trackers["tensorboardX"].SummaryWriter().__enter__()
+    steps = [call.kwargs["step"] for call in run.log.mock_calls]
+    assert steps == list(range(10, 101, 10))
+    told = run.log.mock_calls[-1].args[0]
+    assert sorted(told) == ["loss", "params", "size/layers[0]"]
+    assert set(told.items()) <= {call.args[:2] for call in writer.add_scalar.mock_calls}
+    metrics, step = trackers["mlflow"].log_metrics.mock_calls[-1].args
+    assert sorted(metrics) == ["loss", "params", "size/layers.0."] and step == 100

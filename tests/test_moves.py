@@ -36,7 +36,9 @@ def test_entries_are_moved(blocks, axes, seed):
             wanted = padded.take(source, axis)  # -1: the zeros at the end.
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(moves, "BLOCKS", blocks)
-        found = moves.moved(array, sources)
+        found = moves.moved(
+            array, [s if s is None else moves.Sources(s) for s in sources]
+        )
     assert np.array_equal(found.view(np.uint32), wanted)
     assert found is not array and not np.shares_memory(found, array)
 

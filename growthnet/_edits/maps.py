@@ -83,6 +83,13 @@ class UnitMap:
         return dataclasses.replace(self, weights=np.ones(self.rows.size))
 
     @ft.cached_property
+    def sources(self) -> Sources:
+        """Which old unit each new one is made of, if it is one."""
+        index = np.full(self.new, -1, np.int64)
+        index[self.rows] = self.cols
+        return Sources(index)
+
+    @ft.cached_property
     def is_identity(self) -> bool:
         return (
             self.old == self.new
@@ -206,19 +213,22 @@ class AxisEdit:
         )
 
     @ft.cached_property
-    def sources(self) -> dict[bool, Sources]:
+    def sources(self) -> dict[bool, Sources | None]:
         """For values (`False`) and gradients (`True`), where each new index comes from;
         nothing is said where some come from several."""
+        if not self.places:
+            return {False: None, True: None}
         maps = {gradient: self._maps(gradient, 1) for gradient in (False, True)}
         merging = lambda own: any(m.merges for m in own.values())
         return {g: self._taken(own) for g, own in maps.items() if not merging(own)}
 
     def _taken(self, maps: dict[Place, UnitMap]) -> Sources:
-        if not maps:
-            return None
+        if isinstance(self.layout, Atom):
+            return maps[()].sources
         plain = {p: m.plain.apply for p, m in maps.items()}
         places = np.arange(1, size_of(self.layout) + 1)
-        return edit_axis(places, 0, self.layout, lambda p, _: plain.get(p)) - 1
+        new = edit_axis(places, 0, self.layout, lambda p, _: plain.get(p))
+        return Sources(new - 1)
 
     def weights(self, gradient: bool, power: int) -> Iterator[np.ndarray]:
         """By what new indices are multiplied, one place after the other."""

@@ -4,6 +4,8 @@ An edit of a large network is as fast as memory is. So what goes along is copied
 in blocks, into arrays that JAX takes over as they are.
 """
 
+import dataclasses
+import functools as ft
 import itertools as it
 import math
 from collections.abc import Iterator, Sequence
@@ -18,8 +20,16 @@ BLOCKS = 64
 CHUNK = 2**16
 """So many numbers stay in a processor's cache between two operations on them."""
 
-Sources = np.ndarray | None
-"""For each new index of an axis the old one, or -1 for none; `None`: all of them."""
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Sources:
+    """For each new index of an axis the old one, or -1 for none."""
+
+    index: np.ndarray
+
+    @ft.cached_property
+    def runs(self) -> list[tuple[int, int, int]]:
+        return runs(self.index)
 
 
 def empty(shape: Sequence[int], dtype: np.dtype) -> np.ndarray:
@@ -30,12 +40,12 @@ def empty(shape: Sequence[int], dtype: np.dtype) -> np.ndarray:
     return raw[start : start + size].view(dtype).reshape(shape)
 
 
-def moved(array: np.ndarray, sources: Sequence[Sources]) -> np.ndarray:
-    """A new array of the old one's entries, per axis as `sources` says; what has no
-    source is zero."""
+def moved(array: np.ndarray, sources: Sequence[Sources | None]) -> np.ndarray:
+    """A new array of the old one's entries, per axis as `sources` says (`None`: as it
+    is); what has no source is zero."""
     pairs = list(zip(array.shape, sources, strict=True))
-    shape = [n if source is None else source.size for n, source in pairs]
-    cuts = [[(0, 0, n)] if source is None else runs(source) for n, source in pairs]
+    shape = [n if source is None else source.index.size for n, source in pairs]
+    cuts = [[(0, 0, n)] if source is None else source.runs for n, source in pairs]
     out = empty(shape, array.dtype)
     if math.prod(map(len, cuts)) > BLOCKS:
         return _taken(array, sources, out)
@@ -62,7 +72,7 @@ def runs(sources: np.ndarray) -> list[tuple[int, int, int]]:
 
 
 def _taken(
-    array: np.ndarray, sources: Sequence[Sources], out: np.ndarray
+    array: np.ndarray, sources: Sequence[Sources | None], out: np.ndarray
 ) -> np.ndarray:
     """The same, one axis after the other; the last one into `out`."""
     changed = [axis for axis, source in enumerate(sources) if source is not None]
@@ -70,8 +80,9 @@ def _taken(
         out[...] = array
         return out
     for axis in changed:
-        source = sources[axis]
-        assert source is not None
+        found = sources[axis]
+        assert found is not None
+        source = found.index
         into = out if axis == changed[-1] else None
         array = np.take(array, np.maximum(source, 0), axis, into, mode="clip")
         array[(slice(None),) * axis + (source < 0,)] = 0

@@ -370,10 +370,23 @@ def test_a_loop_of_ones_own_compiles_once_per_capacity(layout):
 
 
 def test_a_mesh_with_explicit_axes():
-    net = spread(mlp(), data_parallel, mesh(AxisType.Explicit))
-    run = fit(net, (X, Y))
+    where = mesh(AxisType.Explicit)
+    net = spread(mlp(), data_parallel, where)
+    rows = [slice(0, 8), slice(8, 16), slice(16, 24)]
+    data = [spread((X[r], Y[r]), lambda p, x: P("data"), where) for r in rows]
+    run = fit(net, data)
     losses = [tick.loss for tick in run.history.ticks]
-    assert np.allclose(losses, [t.loss for t in alone("arrays").history.ticks], 1e-4)
+    assert np.allclose(losses, [t.loss for t in alone("batches").history.ticks], 1e-4)
+
+
+def test_a_spread_run_goes_back_and_on():
+    bad = spread((X[:8] * np.nan, Y[:8]), lambda p, x: P("data"))
+    data = iter([*data_as("batches", True) * 4, bad, *data_as("batches", True) * 20])
+    net = spread(mlp(), tensor_parallel)
+    with pytest.warns(UserWarning, match="Going on from step 10"):
+        run = fit(net, data, on_nan="rollback")
+    assert all(np.isfinite(tick.loss) for tick in run.history.ticks)
+    assert specs(run.growing.net) == specs(net) and int(run.state.step) == 40
 
 
 def test_the_page_runs():

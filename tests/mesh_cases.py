@@ -75,7 +75,10 @@ def fully_sharded(path: str, x: Any) -> P:
 
 
 LAYOUTS = {f.__name__: f for f in (data_parallel, tensor_parallel, fully_sharded)}
-layouts = pytest.mark.parametrize("layout", LAYOUTS)
+slowly = ft.partial(pytest.param, marks=pytest.mark.slow)
+layouts = pytest.mark.parametrize(
+    "layout", [slowly("data_parallel"), "tensor_parallel", "fully_sharded"]
+)
 
 
 # --- the law: a spread edit is the edit, and stays spread
@@ -276,12 +279,18 @@ def loss(net: Any, batch: Any, key: Any = None) -> Any:
     return jnp.mean((jax.vmap(net)(batch[0]) - batch[1]) ** 2)
 
 
+def batches_of(kind: str) -> list[Any]:
+    """Everything, or batches."""
+    starts = (0, 8, 16)
+    rows = [slice(i, i + 8) for i in starts] if kind == "batches" else [slice(None)]
+    return [(X[r], Y[r]) for r in rows]
+
+
 def data_as(kind: str, cut: Any) -> Any:
     """Arrays, or batches, spread along the examples or not."""
-    arrays = spread((X, Y), lambda p, x: P("data")) if cut else (X, Y)
-    rows = [slice(0, 8), slice(8, 16), slice(16, 24)]
     put = lambda part: spread(part, lambda p, x: P("data")) if cut else part
-    return arrays if kind == "arrays" else [put((X[r], Y[r])) for r in rows]
+    parts = [put(part) for part in batches_of(kind)]
+    return parts if kind == "batches" else parts[0]
 
 
 def fit(net: Any, data: Any, **options: Any) -> gn.Run:
@@ -369,16 +378,17 @@ def test_a_loop_of_ones_own_compiles_once_per_capacity(layout):
     assert model.open["layers[0]"].size == 32 and len(compiled) == 2
 
 
-def test_a_mesh_with_explicit_axes():
+@pytest.mark.parametrize("kind", ["arrays", slowly("batches")])
+def test_a_mesh_with_explicit_axes(kind):
     where = mesh(AxisType.Explicit)
+    data = [spread(part, lambda p, x: P("data"), where) for part in batches_of(kind)]
     net = spread(mlp(), data_parallel, where)
-    rows = [slice(0, 8), slice(8, 16), slice(16, 24)]
-    data = [spread((X[r], Y[r]), lambda p, x: P("data"), where) for r in rows]
-    run = fit(net, data)
+    run = fit(net, data if kind == "batches" else data[0])
     losses = [tick.loss for tick in run.history.ticks]
-    assert np.allclose(losses, [t.loss for t in alone("batches").history.ticks], 1e-4)
+    assert np.allclose(losses, [t.loss for t in alone(kind).history.ticks], 1e-4)
 
 
+@pytest.mark.slow
 def test_a_spread_run_goes_back_and_on():
     bad = spread((X[:8] * np.nan, Y[:8]), lambda p, x: P("data"))
     data = iter([*data_as("batches", True) * 4, bad, *data_as("batches", True) * 20])

@@ -6,15 +6,20 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 
 ROOT = Path(__file__).parent.parent
 
 
-def test_on_eight_devices():
+@pytest.mark.parametrize(
+    "which", ["not slow", pytest.param("slow", marks=pytest.mark.slow)]
+)
+def test_on_eight_devices(which):
     flags = "--xla_force_host_platform_device_count=8"
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
-        + ["-p", "no:xdist", "tests/mesh_cases.py"],
+        + ["-p", "no:xdist", "tests/mesh_cases.py", "-m", which],
         cwd=ROOT,
         env={**os.environ, "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {flags}"},
         capture_output=True,

@@ -86,7 +86,7 @@ class ArrayData(eqx.Module):
         row = orders[step // per_epoch - first // per_epoch]
         start = (step % per_epoch) * self.batch_size
         rows = jax.lax.dynamic_slice(row, (start,), (self.batch_size,))
-        return pinned(jax.tree.map(lambda a: a[rows], self.arrays), self.places)
+        return pinned(jax.tree.map(lambda a: _rows(a, rows), self.arrays), self.places)
 
     def window(self, key: Any, first: Any, steps: int) -> "Batches":
         """The batches of `steps` steps from `first` on; pure."""
@@ -103,6 +103,12 @@ class ArrayData(eqx.Module):
         apart = max(1, self.size // 1024)
         crc = checksum(jax.tree.map(lambda a: to_host(a)[::apart], self.arrays))
         return {"examples": self.size, "batch_size": self.batch_size, "crc32": crc}
+
+
+def _rows(array: Any, rows: Any) -> Any:
+    """Rows of an array; an explicit mesh has to be told where they go."""
+    own = jax.typeof(array).sharding
+    return array.at[rows].get(out_sharding=own) if any(own.spec) else array[rows]
 
 
 class BatchStream:

@@ -356,13 +356,17 @@ class Grower:
         if waiting:
             growing, state, asked_again = make_room(self, growing, state)
             if not asked_again:
-                applied = lambda growing, state: in_place(*apply(self, growing, state))
-                growing, state = eqx.filter_jit(applied)(growing, state)
+                growing, state = _applied(self, growing, state)
         elif roomy:
             growing, state = give_back(self, growing, state)
         if (waiting or roomy) and spans_processes(growing.net):
             check_same_everywhere(growing)
         return growing, state
+
+
+@eqx.filter_jit
+def _applied(grower: Grower, growing: Growing, state: GrowerState) -> Any:
+    return in_place(*apply(grower, growing, state))
 
 
 def _check_apart(net: Any, managed: Anatomy) -> None:

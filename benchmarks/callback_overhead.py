@@ -1,9 +1,9 @@
 """What `fit(callback=...)` costs: the same run with and without, by turns.
 
-    python -m benchmarks.callback_overhead [--pairs 6] [--steps 60000]
+    python -m benchmarks.callback_overhead [--pairs 4] [--steps 40000]
 
-An `eqx.nn.MLP` 16-64-64-4 with Adam, batches of 64, a tick every 50 steps: a hundred or
-two ticks a second, each of which gives the callback a dict, which it flattens and
+An `eqx.nn.MLP` 16-64-64-4 with Adam, batches of 64, a tick every 50 steps: hundreds of
+ticks a second, each of which gives the callback a dict, which it flattens and
 keeps. Counted are processor seconds between the first tenth of a run and its end, so
 without compilation, and hardly disturbed by what else the machine does; two runs with
 no callback beside each other say what noise is left. Telling (making the dicts, calling
@@ -82,8 +82,8 @@ class Clock:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--pairs", type=int, default=6)
-    parser.add_argument("--steps", type=int, default=60_000)
+    parser.add_argument("--pairs", type=int, default=4)
+    parser.add_argument("--steps", type=int, default=40_000)
     options = parser.parse_args()
     told: list[dict[str, float]] = []
 

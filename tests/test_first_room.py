@@ -9,8 +9,8 @@ import optax
 import pytest
 
 import growthnet as gn
+from growthnet._replay.flops import flops
 from growthnet._runs.first_room import first_buckets
-from growthnet._runs.flops import flops
 from growthnet_policies import GradientSizeWeight
 
 from .helpers import counting_compiles, lenient

@@ -255,9 +255,9 @@ def fit(net, policy, steps, **options):
     return gn.fit(net, loss, (X, Y), policy=policy, steps=steps, **given)
 
 
-def pruned(net, policy):
+def pruned(net, policy, **options):
     """After training: a look at the data and no step."""
-    return fit(net, policy, 1, optimizer=optax.set_to_zero())
+    return fit(net, policy, 1, optimizer=optax.set_to_zero(), **options)
 
 
 def sizes_of(run):
@@ -290,18 +290,25 @@ def test_all_at_once_means_once():
 
 
 @pytest.mark.parametrize(
-    ("scope", "multiple_of"),
-    [("global", 1), pytest.param("layer", 2, marks=pytest.mark.slow)],
+    ("scope", "multiple_of", "what"),
+    [
+        ("global", 1, "params"),
+        ("global", 1, "flops"),
+        pytest.param("layer", 2, "params", marks=pytest.mark.slow),
+    ],
 )
-def test_a_budget_of_parameters_is_kept_to(scope, multiple_of):
+def test_a_budget_is_kept_to(scope, multiple_of, what):
     net = eqx.nn.MLP(3, 2, 9, 2, key=jr.key(3))
-    given: dict[str, Any] = {"scope": scope, "multiple_of": multiple_of}
-    run = pruned(net, Pruning(params=60, start=1, every=1, **given))
-    count = run.anatomy.params
-    assert count(run.sizes) <= 60
+    given: dict[str, Any] = {"scope": scope, "multiple_of": multiple_of, what: 60}
+    anatomy = gn.trace(net, X[0])
+    if what == "flops":
+        given[what] = 0.4 * anatomy.flops()
+    run = pruned(net, Pruning(start=1, every=1, **given), anatomy=anatomy)
+    count = getattr(run.anatomy, what)
+    assert count(run.sizes) <= given[what]
     assert all(size % multiple_of == 0 for size in run.sizes.values())
     most = max(count({**run.sizes, n: s + 1}) for n, s in run.sizes.items())
-    assert most > 60 or multiple_of > 1
+    assert most > given[what] or multiple_of > 1
 
 
 def test_a_look_after_training_is_a_resize_to_the_best_units():
@@ -402,7 +409,7 @@ def test_a_function_is_a_score():
 
 
 WRONG: dict[str, Any] = {
-    "give one of ratio, units, params, threshold; got none": {},
+    "give one of ratio, units, params, flops, threshold; got none": {},
     "got ratio and units": {"ratio": 0.5, "units": 3},
     r"ratio=1.0; the fraction that goes is in \[0, 1\)": {"ratio": 1.0},
     "start=5, end=5; it ends after it starts": {"ratio": 0.5, "start": 5, "end": 5},
@@ -421,7 +428,7 @@ def test_bad_arguments_are_refused(message):
 
 
 def test_a_budget_that_no_sizes_meet_is_refused():
-    for budget in ({"units": 3}, {"params": 9}):
+    for budget in ({"units": 3}, {"params": 9}, {"flops": 9}):
         given: Any = budget
         policy = Pruning(start=1, minimum=2, every=1, **given)
         with pytest.raises(ValueError, match=r"the smallest sizes, layers\[0\] 2, "):

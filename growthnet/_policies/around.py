@@ -14,7 +14,7 @@ from .growing import replaced
 from .policy import AbstractPolicy, Decision
 
 
-class _Around(AbstractPolicy):
+class Around(AbstractPolicy):
     """A policy that changes what another decides, and nothing else of it."""
 
     policy: eqx.AbstractVar[AbstractPolicy]
@@ -66,7 +66,7 @@ class _Around(AbstractPolicy):
         raise NotImplementedError
 
 
-class _During(_Around):
+class _During(Around):
     policy: AbstractPolicy
     start: Any
     stop: Any
@@ -118,10 +118,23 @@ def during(
     )
 
 
-class _Within(_Around):
+class _Within(Around):
     policy: AbstractPolicy
     params: Any
     units: Any
+    flops: Any
+
+    def init(self, anatomy: Anatomy, *, key: Any) -> tuple[Any, Any]:
+        for name, cost in self._costs(anatomy, anatomy.sizes).items():
+            budget = getattr(self, name)
+            if isinstance(budget, int | float) and cost > budget:
+                raise ValueError(
+                    f"within_budget({name}={budget}): the run starts with {cost:.0f}, "
+                    "so nothing could ever be born; give a larger budget or a smaller "
+                    "network, or, where another policy is to make room first, put "
+                    "`within_budget` around the one that grows alone"
+                )
+        return super().init(anatomy, key=key)
 
     def _instead(self, decision: Decision, evidence: Evidence) -> Decision:
         kept = {n: jnp.sum(m) for n, m in evidence.open.items()}
@@ -140,46 +153,62 @@ class _Within(_Around):
             return (share < most) & self._fits(sizes(share + 1), evidence.anatomy)
 
         share = jax.lax.while_loop(larger, lambda n: n + 1, jnp.zeros((), int))
+        if any(c.values and c.rewrite for c in decision.widths.values()):
+            # Newborns and what survivors become for them belong together.
+            return if_due((share == most) | (most == 0), decision, evidence)
         widths = {
             name: replaced(change, add=jnp.minimum(births[name], share))
             for name, change in decision.widths.items()
         }
         return Decision(widths)
 
+    def _costs(self, anatomy: Anatomy, sizes: Mapping[str, Any]) -> dict[str, Any]:
+        known = {
+            "params": anatomy.params,
+            "units": lambda sizes: sum(sizes.values()),
+            "flops": anatomy.flops,
+        }
+        return {n: f(sizes) for n, f in known.items() if getattr(self, n) is not None}
+
     def _fits(self, sizes: Mapping[str, Any], anatomy: Anatomy) -> Any:
-        good = jnp.ones((), bool)
-        if self.units is not None:
-            good = good & (sum(sizes.values()) <= self.units)
-        if self.params is not None:
-            good = good & (anatomy.params(sizes) <= self.params)
-        return good
+        costs = self._costs(anatomy, sizes)
+        fits = [cost <= getattr(self, name) for name, cost in costs.items()]
+        return jnp.all(jnp.stack(fits))
 
 
 def within_budget(
-    policy: AbstractPolicy, *, params: Any = None, units: Any = None
+    policy: AbstractPolicy, *, params: Any = None, units: Any = None, flops: Any = None
 ) -> AbstractPolicy:
     """A policy whose births end at a budget. Put it around everything else: closings go
     on, and where there is room for some of the births, no width gets more than the
-    others unless it asked for less.
+    others unless it asked for less. A decision that moves survivors for its newborns
+    (splits, copies) is taken as a whole or not at all.
 
     **Arguments:**
 
     - `params`: parameters of the whole network at its open units, `anatomy.params`.
     - `units`: open units of all widths that the run may change.
+    - `flops`: operations of the call that was traced, at the open units:
+        `anatomy.flops`. In a run they are counted in single precision.
 
-    **Raises:** `ValueError` without a budget.
+    **Raises:** `ValueError` without a budget, and, when a run begins, if it begins
+        beyond one; those of `anatomy.flops`.
 
     !!! example
 
         ```python
         policy = gn.within_budget(gn.chain(grows, prunes), params=50_000)
+        anatomy = gn.trace(net, x[0])
+        policy = gn.within_budget(grows, flops=4 * anatomy.flops())
+        run = gn.fit(net, loss, data, policy=policy, anatomy=anatomy, ...)
         ```
     """
-    if params is None and units is None:
-        raise ValueError("within_budget without a budget; give params= or units=")
-    return _Within(  # pyright: ignore[reportCallIssue]
-        policy=policy, params=params, units=units
-    )
+    given = {"params": params, "units": units, "flops": flops}
+    if all(budget is None for budget in given.values()):
+        raise ValueError(
+            "within_budget without a budget; give params=, units= or flops="
+        )
+    return _Within(policy=policy, **given)
 
 
 # --- a function

@@ -111,13 +111,13 @@ def chain(*policies: AbstractPolicy) -> AbstractPolicy:
         policies=policies,
         every=math.gcd(*(policy.every for policy in policies)),
         needs=frozenset().union(*(policy.needs for policy in policies)),
-        optimizer=_side_by_side([policy.optimizer for policy in policies]),
+        optimizer=side_by_side([policy.optimizer for policy in policies]),
         on_host=any(policy.on_host for policy in policies),
         preserves=all(policy.preserves for policy in policies),
     )
 
 
-def _side_by_side(optimizers: list[Any]) -> optax.GradientTransformation:
+def side_by_side(optimizers: list[Any]) -> optax.GradientTransformation:
     """One optimizer of a tuple, of an optimizer for each of its parts."""
     own = [optax.identity() if opt is None else opt for opt in optimizers]
 

@@ -128,6 +128,38 @@ class Anatomy:
                 total = total + count
         return total
 
+    def flops(self, sizes: Mapping[str, Any] | None = None, *, which: int = 0) -> Any:
+        """Floating point operations of the traced call, as a function of sizes.
+
+        Counted on the traced program: every multiplication and addition of matrix
+        products and convolutions, and one operation for every entry that anything else
+        reads or makes. It is one forward pass on the example arguments (of all
+        examples, if they are a batch); a training step costs about three.
+
+        **Arguments:**
+
+        - `sizes`: as in `params`; real and traced ones too, in the precision that
+            these have.
+        - `which`: the call, where several were traced: 0 is `call`, 1 the first of
+            `also`, and so on.
+
+        **Raises:** `ValueError` for an unknown width, for an anatomy that doesn't know
+            its network, and where operations can't be told: a `while_loop`, or a
+            program whose axes don't say all (the count is held against the network's
+            own program at other sizes).
+
+        !!! example
+
+            ```python
+            anatomy = gn.trace(mlp, x)
+            anatomy.flops({"layers[0]": 64}) / anatomy.flops()
+            ```
+        """
+        # This file knows no programs.
+        from .._replay.flops import flops_at
+
+        return flops_at(self, sizes, which)
+
     def check(
         self,
         tree: Any,

@@ -12,7 +12,7 @@ import equinox as eqx
 from .._capacity.buckets import Buckets
 from .._reading.anatomy import Anatomy
 from .._reading.aux import split_result
-from .flops import flops
+from .._replay.flops import flops
 
 
 WORTH = 1.5e10

@@ -21,7 +21,7 @@ import growthnet as gn
 from ._arguments import at_least
 from ._removals import Moments, moments, NEEDS, Removal, rewrite
 from ._scores import Score, score_of
-from ._selection import best, Normalize, normalized, rounded, Scope, sizes_within
+from ._selection import best, Cost, Normalize, normalized, rounded, Scope, sizes_within
 
 
 class _Seen(NamedTuple):
@@ -37,7 +37,8 @@ class Pruning(gn.AbstractPolicy):
     - `score`: a name out of `SCORES`, or a `Score`.
     - How much, one of: `ratio`, the fraction of the first units that go; `units`, how
         many stay in all widths together; `params`, the most parameters that the network
-        may have; `threshold`, below which normalised score units go.
+        may have; `flops`, the most operations that the traced call may execute
+        (`anatomy.flops`); `threshold`, below which normalised score units go.
     - `start`, `end`: training steps between which units go, by the cubic schedule.
         Without `end` all go at the first decision from `start` on. A threshold is
         applied at every decision between.
@@ -54,7 +55,6 @@ class Pruning(gn.AbstractPolicy):
     - `batches`: how many batches scores and moments are averaged over, up to `every`.
     - `ridge`: of the least squares, relative to the largest variance of a unit.
 
-    There is no budget of FLOPs: growthnet knows no FLOPs as a function of sizes.
     `magnitude`, `incoming`, `outgoing`, `taylor` and `random` with `"silence"` also
     work in your own loop (`Grower.step`).
 
@@ -79,6 +79,7 @@ class Pruning(gn.AbstractPolicy):
     ratio: Any
     units: Any
     params: Any
+    flops: Any
     threshold: Any
     start: Any
     end: Any
@@ -100,6 +101,7 @@ class Pruning(gn.AbstractPolicy):
         ratio: Any = None,
         units: Any = None,
         params: Any = None,
+        flops: Any = None,
         threshold: Any = None,
         start: Any,
         end: Any = None,
@@ -113,7 +115,7 @@ class Pruning(gn.AbstractPolicy):
         ridge: Any = 1e-5,
     ):
         self.score = score_of(score)
-        given = {"ratio": ratio, "units": units, "params": params}
+        given = {"ratio": ratio, "units": units, "params": params, "flops": flops}
         given["threshold"] = threshold
         told = [name for name, value in given.items() if value is not None]
         if len(told) != 1:
@@ -136,7 +138,7 @@ class Pruning(gn.AbstractPolicy):
         at_least("minimum", minimum, 1)
         at_least("every", every, 1)
         at_least("batches", batches, 1)
-        self.ratio, self.units, self.params = ratio, units, params
+        self.ratio, self.units, self.params, self.flops = ratio, units, params, flops
         self.threshold, self.start, self.end = threshold, start, end
         self.scope, self.normalize, self.removal = scope, normalize, removal
         self.multiple_of, self.minimum = multiple_of, minimum
@@ -151,14 +153,14 @@ class Pruning(gn.AbstractPolicy):
         sizes = {name: width.size for name, width in anatomy.widths.items()}
         up = -(-self.minimum // self.multiple_of) * self.multiple_of
         least = {name: min(size, up) for name, size in sizes.items()}
-        costs = {"units": sum(least.values()), "params": anatomy.params(least)}
-        for name, cost in costs.items():
-            budget = getattr(self, name)
-            if isinstance(budget, int | float) and budget < cost:
-                raise ValueError(
-                    f"{name}={budget}: the smallest sizes, "
-                    f"{', '.join(f'{n} {s}' for n, s in least.items())}, have {cost}"
-                )
+        budget, cost = self._budget(anatomy)
+        if isinstance(budget, int | float) and budget < cost(least):
+            (name,) = (n for n in _BUDGETS if getattr(self, n) is not None)
+            raise ValueError(
+                f"{name}={budget}: the smallest sizes, "
+                f"{', '.join(f'{n} {s}' for n, s in least.items())}, have "
+                f"{cost(least):.0f}"
+            )
         return None, {n: jnp.asarray(float(s)) for n, s in sizes.items()}
 
     def step(
@@ -205,6 +207,14 @@ class Pruning(gn.AbstractPolicy):
             return look(evidence)
         return evidence.average(look, self.batches)
 
+    def _budget(self, anatomy: gn.Anatomy) -> tuple[Any, Cost]:
+        """What the network may cost in the end, if that was told, and what it does."""
+        if self.params is not None:
+            return self.params, anatomy.params
+        if self.flops is not None:
+            return self.flops, anatomy.flops
+        return self.units, lambda sizes: sum(sizes.values())
+
     def _when(self, step: Any) -> tuple[Any, Any]:
         """Is it time to prune, and how much of the way has been gone?"""
         start = jnp.asarray(self.start, float)
@@ -230,9 +240,8 @@ class Pruning(gn.AbstractPolicy):
                 )
                 for name, mask in evidence.open.items()
             }
-        cost = evidence.anatomy.params if self.params is not None else _units
+        last, cost = self._budget(evidence.anatomy)
         before = cost(first)
-        last = self.units if self.params is None else self.params
         if self.ratio is not None:
             last = (1 - self.ratio) * before
         target = last + (before - last) * (1 - progress) ** 3
@@ -250,5 +259,4 @@ class Pruning(gn.AbstractPolicy):
         )
 
 
-def _units(sizes: Any) -> Any:
-    return sum(sizes.values())
+_BUDGETS = ("units", "params", "flops")

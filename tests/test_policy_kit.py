@@ -19,10 +19,12 @@ from growthnet_policies import (
     GradientSizeWeight,
     GradMax,
     NestedSize,
+    Net2Net,
     North,
     Pruning,
     Recycling,
     ResidualFitting,
+    SENN,
     Splitting,
     Tiny,
 )
@@ -214,6 +216,8 @@ OURS = [
     # without optimization, as here: `chunks_agree` asks for that.
     Firefly(2, every=4, steps=0),
     North(2, every=4, gamma=0.5),
+    Net2Net(2, every=4),
+    SENN(2, every=4, ratio=1.0, gain=0.0, proposals=4, steps=0),
 ]
 
 

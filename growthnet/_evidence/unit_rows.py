@@ -18,8 +18,8 @@ def unit_rows(anatomy: Anatomy, name: str, tree: Any) -> dict[Member, Any]:
     **Arguments:**
 
     - `name`: the width's.
-    - `tree`: shaped like the network: the network itself, gradients. What it lacks is
-        left out, and so are masks.
+    - `tree`: shaped like the network: the network itself, gradients; or arrays by leaf
+        path. What it lacks is left out, and so are masks.
 
     **Returns:** by member, `[units, entries]` in leaf order.
 
@@ -34,7 +34,7 @@ def unit_rows(anatomy: Anatomy, name: str, tree: Any) -> dict[Member, Any]:
         ```
     """
     (name,) = anatomy.match([name])
-    arrays = array_leaves(tree)
+    arrays = _by_path(anatomy, tree)
     found = {}
     for member in anatomy.widths[name].members:
         leaf = anatomy.leaves[member.leaf]
@@ -58,6 +58,7 @@ def with_unit_rows(
 
     **Arguments:**
 
+    - `tree`: as in `unit_rows`.
     - `rows`: by member, as `unit_rows` gives them; members may be left out.
 
     **Returns:** whole arrays by leaf path, as `Change.rewrite` takes them.
@@ -66,7 +67,7 @@ def with_unit_rows(
         share entries of a leaf (both axes of a recurrent matrix): give one at a time.
     """
     (name,) = anatomy.match([name])
-    arrays = array_leaves(tree)
+    arrays = _by_path(anatomy, tree)
     new: dict[str, Any] = {}
     written: dict[str, np.ndarray] = {}
     for member, values in rows.items():
@@ -83,6 +84,13 @@ def with_unit_rows(
         flat = jnp.reshape(array, -1).at[index].set(values)
         new[path] = flat.reshape(array.shape)
     return new
+
+
+def _by_path(anatomy: Anatomy, tree: Any) -> dict[str, Any]:
+    paths = {leaf.path for leaf in anatomy.leaves}
+    if isinstance(tree, dict) and tree.keys() <= paths:
+        return tree
+    return array_leaves(tree)
 
 
 def _entries(anatomy: Anatomy, member: Member) -> np.ndarray:

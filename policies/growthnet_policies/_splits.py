@@ -21,18 +21,26 @@ Rows = dict[str, Any]
 def check_splits(policy: Any, width: gn.Width) -> None:
     """**Raises:** `ValueError` naming the policy, for a width whose units can't be
     shared out exactly between copies."""
-    recipe, read = width.copied, readers(width)
-    both = sorted(read & {m.path for m in made_by(width)})
-    why = ""
+    both = sorted(readers(width) & {m.path for m in made_by(width)})
+    why = f"{both[0]!r} both makes and reads them" if both else ""
+    refuse(policy, width, "split", why_not_copied(width) or why)
+
+
+def why_not_copied(width: gn.Width) -> str:
+    """Why a copy of a unit changes the function; empty where it needn't."""
+    recipe = width.copied
     if recipe.exactness != "exact":
-        why = recipe.why
-    elif recipe.scales or recipe.epsilons or recipe.fields or recipe.whole:
-        why = "what has to be scaled depends on how many units there are"
-    elif both:
-        why = f"{both[0]!r} both makes and reads them"
+        return recipe.why
+    if recipe.scales or recipe.epsilons or recipe.fields or recipe.whole:
+        return "what has to be scaled depends on how many units there are"
+    return ""
+
+
+def refuse(policy: Any, width: gn.Width, what: str, why: str) -> None:
+    """**Raises:** `ValueError` naming policy and width, if there is a reason."""
     if why:
         raise ValueError(
-            f"{type(policy).__name__} can't split units of {width.name!r}: {why}; "
+            f"{type(policy).__name__} can't {what} units of {width.name!r}: {why}; "
             "leave the width out (`widths=`)"
         )
 

@@ -61,12 +61,13 @@ events = st.fixed_dictionaries(
         "width": names | st.just("NaN"),
         "old": counts,
         "new": counts,
-        "kind": st.sampled_from(["opened", "resized"]),
+        "kind": st.sampled_from(["opened", "resized", "replaced", "rewritten"]),
         "loss_before": numbers,
         "loss_after": numbers,
         "output_change": st.none() | numbers,
         "seconds": st.floats(0, 1e6),
         "compiles": counts,
+        "closed": counts,
     }
 )
 
@@ -261,6 +262,21 @@ def test_the_table_tells_closing_from_opening():
     legend = History([a_tick(3)], events).plot().axes[1].get_legend()
     texts = [text.get_text() for text in legend.get_texts()]
     assert texts == ["layers[0]", "opened or closed", "resized"]
+
+
+def test_the_table_tells_who_is_new():
+    events = [
+        an_event(1, 4, 4, kind="replaced", closed=3),
+        an_event(2, 4, 5, closed=1),
+        an_event(3, 5, 2, closed=3),
+        an_event(4, 2, 2, kind="rewritten"),
+    ]
+    rows = History(events=events).table().splitlines()[1:]
+    told = ["4 -> 4 (3 new)", "4 -> 5 (1 new)", "5 -> 2", "2 -> 2"]
+    for row, units, how in zip(
+        rows, told, ["replaced", "opened", "closed", "rewritten"], strict=True
+    ):
+        assert f"{units}  {how}" in row
 
 
 def test_short_texts():

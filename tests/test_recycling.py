@@ -68,6 +68,21 @@ def test_dormant_units_start_anew_and_nobody_else():
     assert np.allclose(loss(run.net, (X, Y), None), loss(DEAD, (X, Y), None))
 
 
+def test_a_replacement_is_an_event():
+    history = fit(DEAD, Recycling(0.01, every=2), 6).history
+    (event,) = history.events
+    assert (event.step, event.kind, event.old, event.new) == (2, "replaced", 6, 6)
+    assert event.closed == 2
+    assert "6 -> 6 (2 new)  replaced" in history.table()
+    assert str(history).startswith("6 steps, 1 growth events")
+    (event,) = fit(DEAD, Recycling(0.01, every=2, refill=False), 4).history.events
+    assert (event.kind, event.closed) == ("opened", 2)
+    assert (
+        "6 -> 4  closed"
+        in fit(DEAD, Recycling(0.01, every=2, refill=False), 2).history.table()
+    )
+
+
 def test_the_optimizer_forgets_those_that_went():
     adam = lenient(optax.adam(1e-3))
     run = fit(DEAD, Recycling(0.01, every=4), 4, adam)

@@ -443,6 +443,10 @@ def test_a_rewrite_without_a_change_of_size_is_done():
             return gn.Decision({FIRST: change}), trainable, memory, {}
 
     run = fit(Shrink(), optimizer=optax.sgd(0.0), steps=9)
+    (event,) = run.history.events
+    told = (event.step, event.width, event.kind, event.old, event.new, event.closed)
+    assert told == (4, FIRST, "rewritten", 4, 4, 0)
+    assert event.loss_after != event.loss_before
     assert eqx.tree_equal(run.net.layers[1].weight, 0.5 * mlp().layers[1].weight)
     assert eqx.tree_equal(run.net.layers[0], mlp().layers[0])
 

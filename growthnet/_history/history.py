@@ -250,10 +250,11 @@ _HEAD = (
 
 def _row(event: GrowthEvent) -> tuple[str, ...]:
     change = event.output_change
+    fresh = min(event.closed, event.new - event.old + event.closed)
     return (
         str(event.step),
         event.width,
-        f"{event.old} -> {event.new}",
+        f"{event.old} -> {event.new}" + f" ({fresh} new)" * (fresh > 0),
         "closed" if event.kind == "opened" and event.new < event.old else event.kind,
         f"{event.loss_before:.5g}",
         f"{event.loss_after:.5g}",

@@ -11,6 +11,8 @@ from .history import History
 _MARKS = {
     "opened": ("0.75", "-"),
     "resized": ("0.3", (0, (4, 2))),
+    "replaced": ("C4", (0, (1, 2))),
+    "rewritten": ("C5", (0, (1, 2))),
     "deepened": ("C2", (0, (4, 2))),
     "removed": ("C3", (0, (4, 2))),
 }

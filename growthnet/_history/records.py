@@ -16,23 +16,26 @@ from .._checkpoints.atomic import whole_file
 
 
 VERSION = 1
-KINDS = ("opened", "resized", "deepened", "removed")
+KINDS = ("opened", "resized", "replaced", "rewritten", "deepened", "removed")
 
 
 @dataclasses.dataclass(frozen=True)
 class GrowthEvent:
-    """One change of the size of one width, or of the depth of one sequence of layers.
+    """One change of the units of one width, or of the depth of one sequence of layers.
 
     - `step`: training steps done when it happened.
     - `width`, `old`, `new`: the width's name and its open units before and after; for
         depth, the sequence's name (`layers`) and its entries.
     - `kind`: `"opened"` (or closed) inside the program, at unchanged shapes, or
-        `"resized"` on the host, to new shapes; `"deepened"` or `"removed"` for depth.
+        `"resized"` on the host, to new shapes; `"replaced"` where as many units were
+        born as were closed, `"rewritten"` where only the weights of units that stay
+        were changed; `"deepened"` or `"removed"` for depth.
     - `loss_before`, `loss_after`: loss on the same batch on either side of the change.
     - `output_change`: largest absolute change of an output; `None` if not measured.
     - `seconds`: host time for editing and compiling; 0 for what the program did.
     - `compiles`: programs that were traced because of it.
     - `renames`: new names of widths by old name, where depth changed them.
+    - `closed`: how many of the old units went (others may have been born).
 
     **Raises:** `ValueError` for an unknown kind and for a negative count.
     """
@@ -41,13 +44,14 @@ class GrowthEvent:
     width: str
     old: int
     new: int
-    kind: Literal["opened", "resized", "deepened", "removed"]
+    kind: Literal["opened", "resized", "replaced", "rewritten", "deepened", "removed"]
     loss_before: float
     loss_after: float
     output_change: float | None = None
     seconds: float = 0.0
     compiles: int = 0
     renames: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    closed: int = 0
 
     def __post_init__(self):
         if self.kind not in KINDS:
@@ -55,7 +59,7 @@ class GrowthEvent:
                 f"an event's kind is {self.kind!r}, but it must be one of "
                 f"{', '.join(map(repr, KINDS))}"
             )
-        for name in ("step", "old", "new", "compiles"):
+        for name in ("step", "old", "new", "compiles", "closed"):
             _count(name, getattr(self, name))
 
     @ft.cached_property

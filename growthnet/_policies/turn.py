@@ -196,6 +196,17 @@ def apply(
     return growing, state
 
 
+def fates(growing: Growing, decision: Decision) -> tuple[dict[str, Any], ...]:
+    """By width: how many units a decision closes, and whether it rewrites others."""
+    arrays, kept = array_leaves(growing.net), _kept(growing, decision)
+    closed = {n: jnp.sum(growing.open[n] & ~keep) for n, keep in kept.items()}
+    moved = {}
+    for name, change in decision.widths.items():
+        alone = rewritten(growing.anatomy, arrays, {name: change.rewrite}, kept)[0]
+        moved[name] = differ(arrays, alone)
+    return closed, moved
+
+
 def propose(
     grower: "Grower", growing: Growing, state: GrowerState, decision: Decision
 ) -> Growing:

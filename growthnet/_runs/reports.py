@@ -17,6 +17,7 @@ class Report(eqx.Module):
         no record of its own.
     - `valid_loss`: NaN without validation data; so are the losses around a change where
         nothing changed, and the output's change where outputs aren't known.
+    - `closed`, `rewritten`: by width, how many units went, and whether others changed.
     """
 
     step: Any
@@ -29,6 +30,8 @@ class Report(eqx.Module):
     loss_before: Any
     loss_after: Any
     output_change: Any
+    closed: dict[str, Any]
+    rewritten: dict[str, Any]
 
 
 def each(reports: Report, count: int) -> list[Report]:
@@ -92,20 +95,28 @@ def events_of(
     seconds: float = 0.0,
     compiles: int = 0,
 ) -> list[GrowthEvent]:
-    """A record for every width whose size changed."""
+    """A record for every width whose units changed."""
+    happened = {}
+    for name, size in report.sizes.items():
+        if int(size) != int(report.old_sizes[name]):
+            happened[name] = kind
+        elif int(report.closed[name]):
+            happened[name] = "replaced"
+        elif bool(report.rewritten[name]):
+            happened[name] = "rewritten"
     return [
         GrowthEvent(
             step=int(report.step),
             width=name,
             old=int(report.old_sizes[name]),
-            new=int(size),
-            kind=kind,
+            new=int(report.sizes[name]),
+            kind=what,
+            closed=int(report.closed[name]),
             loss_before=float(report.loss_before),
             loss_after=float(report.loss_after),
             output_change=float(report.output_change) if outputs else None,
             seconds=seconds,
             compiles=compiles,
         )
-        for name, size in report.sizes.items()
-        if int(size) != int(report.old_sizes[name])
+        for name, what in happened.items()
     ]

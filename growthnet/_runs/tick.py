@@ -20,7 +20,7 @@ from .._paths import fresh
 from .._policies.grower import Grower
 from .._policies.growing import cond_pair, GrowerState, Growing, replaced, stacked
 from .._policies.policy import Decision, never_decides
-from .._policies.turn import apply, decide, fits, propose
+from .._policies.turn import apply, decide, fates, fits, propose
 from .._reading.aux import Aux, split_result
 from .data import Batches
 from .members import where_any
@@ -71,7 +71,9 @@ class Ticker:
         if valid is not None:
             valid_loss = self._value(growing.view(), valid, state)
         nan = jnp.full((), jnp.nan, loss.dtype)
-        measured = (nan, nan, nan)
+        closed = jax.tree.map(jnp.zeros_like, old)
+        moved = {name: jnp.zeros((), bool) for name in old}
+        measured: tuple[Any, ...] = (nan, nan, nan, closed, moved)
         if not never_decides(growing.policy):
 
             def speak(growing: Growing, state: GrowerState):
@@ -87,7 +89,9 @@ class Ticker:
             if not growing.policy.on_host:
                 growing, state = cond_pair(due, speak, growing, state)
             ready = state.waiting & fits(growing.open, state.decision)
-            growing, state, measured = self._measured(growing, state, batch, ready, nan)
+            growing, state, measured = self._measured(
+                growing, state, batch, ready, measured
+            )
         sizes = _sizes(growing)
         seen = (loss, valid_loss, metrics, sizes, old)
         return growing, state, Report(step, count, *seen, *measured)
@@ -182,10 +186,16 @@ class Ticker:
         return self._value(trial.view(), batches.prepared()(state.step - 1), state)
 
     def _measured(
-        self, growing: Growing, state: GrowerState, batch: Any, ready: Any, nan: Any
-    ) -> tuple[Growing, GrowerState, tuple[Any, Any, Any]]:
+        self,
+        growing: Growing,
+        state: GrowerState,
+        batch: Any,
+        ready: Any,
+        nothing: tuple[Any, ...],
+    ) -> tuple[Growing, GrowerState, tuple[Any, ...]]:
         """Applies the waiting decision if `ready`, and measures the network around it:
-        loss before and after, and the largest change of an output."""
+        loss before and after, the largest change of an output; and what it does to
+        units by width."""
         predict = self.predict
         dynamic, static = eqx.partition((growing, state), eqx.is_array)
 
@@ -201,17 +211,16 @@ class Ticker:
 
             # One after the other, so that the forward pass is compiled once.
             losses, outputs = jax.lax.map(measure, both)
-            change = nan
+            change = nothing[2]
             if predict is not None:
                 moved = [
                     jnp.max(jnp.abs(o[0] - o[1])) for o in jax.tree.leaves(outputs)
                 ]
-                change = jnp.max(jnp.stack(moved)).astype(nan.dtype)
-            return eqx.filter((after, after_state), eqx.is_array), (*losses, change)
+                change = jnp.max(jnp.stack(moved)).astype(change.dtype)
+            found = (*losses, change, *fates(growing, state.decision))
+            return eqx.filter((after, after_state), eqx.is_array), found
 
-        result, measured = where_any(
-            ready, act, lambda d: (d, (nan, nan, nan)), dynamic
-        )
+        result, measured = where_any(ready, act, lambda d: (d, nothing), dynamic)
         growing, state = eqx.combine(result, static)
         return growing, state, measured
 

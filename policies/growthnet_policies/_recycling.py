@@ -52,8 +52,8 @@ class Recycling(gn.AbstractPolicy):
         mean activation goes to the biases of what reads them.
     - `every`: training steps between decisions (ReDo: 1,000; continual backprop: 1).
 
-    A width keeps its last unit. Histories record sizes, so a replacement is no event;
-    `info["replaced/NAME"]` counts.
+    A width keeps its last unit. `info["replaced/NAME"]` counts, and so do events of
+    the history (`kind="replaced"`).
 
     **Raises:** `ValueError` for numbers out of range, and neither or both of
         `threshold` and `rate`.

@@ -1,4 +1,8 @@
-"""Policies of policies: chains, turns, budgets; policies of functions."""
+"""Policies of policies: chains, turns, budgets, conditions; policies of functions."""
+
+import pathlib
+import re
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -10,7 +14,16 @@ import pytest
 
 import growthnet as gn
 from growthnet.testing import check_policy
-from growthnet_policies import GradientSizeWeight
+from growthnet_policies import (
+    EXPLAINABLE,
+    explainable,
+    GradientSizeWeight,
+    GradMax,
+    NestedSize,
+    Net2Net,
+    Pruning,
+    SENN,
+)
 
 from .helpers import lenient
 
@@ -183,8 +196,191 @@ def test_births_end_at_a_budget():
     # Closings make room again, and go on where there is none.
     run = fit(gn.within_budget(gn.chain(adding(3), closing()), units=12))
     assert sizes(run) == [6] * 6
-    with pytest.raises(ValueError, match="give params= or units="):
+    with pytest.raises(ValueError, match="give params=, units= or flops="):
         gn.within_budget(adding(1))
+
+
+def test_births_end_at_a_budget_of_operations():
+    net = eqx.nn.MLP(3, 1, 4, 2, activation=jnp.tanh, key=jr.key(0))
+    anatomy = gn.trace(net, X[0])
+    budget = 3 * anatomy.flops()
+    run = fit(gn.within_budget(adding(3), flops=budget), steps=48, anatomy=anatomy)
+    assert run.anatomy.flops() <= budget
+    larger = {name: size + 1 for name, size in run.sizes.items()}
+    assert run.anatomy.flops(larger) > budget
+    # Several budgets: the tightest one counts.
+    both = gn.within_budget(adding(3), flops=budget, units=14)
+    assert sum(fit(both, anatomy=anatomy).sizes.values()) == 14
+
+
+@pytest.mark.parametrize("budget", [{"units": 7}, {"params": 9}, {"flops": 20}])
+def test_a_run_that_starts_beyond_its_budget_is_refused(budget):
+    (name,) = budget
+    why = rf"within_budget\({name}=\d+\): the run starts with \d+, so nothing"
+    with pytest.raises(ValueError, match=why):
+        fit(gn.within_budget(adding(1), **budget))
+
+
+# --- conditions
+
+
+def told(watch, losses, patience, tolerance=0.0):
+    """After which of these losses `on_plateau` lets a decision count."""
+    policy = gn.on_plateau(
+        adding(1), watch=watch, patience=patience, tolerance=tolerance
+    )
+    anatomy = gn.trace(eqx.nn.MLP(3, 1, 4, 1, key=jr.key(0)), X[0])
+    trainable, memory = policy.init(anatomy, key=jr.key(0))
+    due = []
+    for loss in losses:
+        evidence = gn.Evidence(
+            jnp.asarray(4),
+            {"layers[0]": jnp.ones(4, bool)},
+            **{watch: jnp.asarray(loss)},
+        )
+        decision, trainable, memory, _ = policy.step(
+            trainable, memory, evidence, key=jr.key(0)
+        )
+        due.append(int(decision.widths["layers[0]"].add))
+    return due
+
+
+def test_a_plateau_is_so_many_looks_without_a_fall():
+    falls = [8.0, 7.0, 6.0, 5.0, 4.0]
+    assert told("loss", falls, 2) == [0] * 5
+    assert told("loss", [4.0, 4.0, 4.1, 3.0, 3.1, 3.0], 2) == [0, 0, 1, 0, 0, 1]
+    assert told("valid_loss", [4.0, 4.0, 4.0, 4.0], 1) == [0, 1, 0, 1]
+    # A fall of less than a tenth is none, and what it is compared with doesn't creep.
+    assert told("loss", [4.0, 3.8, 3.5], 1, 0.1) == [0, 1, 0]
+    assert told("loss", [4.0, 3.8, 3.5], 2, 0.1) == [0, 0, 0]
+    # Losses below 0 fall too.
+    assert told("loss", [-1.0, -2.0, -3.0, -3.0], 1) == [0, 0, 0, 1]
+
+
+def test_growth_on_a_plateau_in_a_run():
+    grows = gn.on_plateau(adding(2), patience=2, watch="loss")
+    run = gn.fit(
+        eqx.nn.MLP(3, 1, 4, 2, key=jr.key(0)), loss, (X, Y), optimizer=optax.sgd(0.0),
+        policy=grows, steps=24, key=jr.key(1),
+    )  # fmt: skip
+    # The first look has nothing to compare with; the next two see no fall.
+    assert sizes(run) == [4, 4, 6, 6, 6, 8]
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_a_plateau_of_nothing_is_refused():
+    for given, why in (
+        ({"patience": 0}, "patience=0; a whole"),
+        ({"tolerance": -1.0}, "tolerance=-1.0; a number"),
+        ({"watch": "accuracy"}, "watch='accuracy'; 'loss' or"),
+    ):
+        wrong: Any = given
+        with pytest.raises(ValueError, match=why):
+            gn.on_plateau(adding(1), **wrong)
+
+
+def test_decisions_count_when_and_where_a_condition_holds():
+    late = gn.provided(adding(1), lambda evidence, key: evidence.step > 12)
+    assert sizes(fit(late)) == [4, 4, 4, 5, 6, 7]
+    first = lambda evidence, key: {"layers[0]": evidence.sizes["layers[0]"] < 6}
+    assert fit(gn.provided(adding(1), first)).sizes == {"layers[0]": 6, "layers[1]": 4}
+    unknown = gn.provided(adding(1), lambda evidence, key: {"layers[7]": True})
+    with pytest.raises(
+        ValueError, match=r"speaks of 'layers\[7\]'; the widths of this"
+    ):
+        fit(unknown)
+    with pytest.raises(ValueError, match="provided: Net2Net moves survivors"):
+        fit(gn.provided(Net2Net(every=4), first))
+    with pytest.raises(ValueError, match="needs='loss'; give several names"):
+        gn.provided(adding(1), first, needs="loss")
+
+
+# --- soft removal
+
+
+def test_a_fading_unit_is_closed_when_it_says_nothing():
+    predict = lambda net, batch: jax.vmap(net)(batch[0])
+    prunes = Pruning("incoming", ratio=0.5, start=4, every=4)
+    run = fit(gn.fading(prunes, 4), 24, width=8, predict=predict)
+    # Chosen at 4, turned down at 4, 8, 12 and 16, closed at 20.
+    assert sizes(run) == [8, 8, 8, 8, 4, 4]
+    assert all(e.output_change == 0 for e in run.history.events)
+    # A run that ends earlier has them turned down so far.
+    half = fit(gn.fading(prunes, 4), 10, width=8)
+    (_, gates) = half.growing.trainable
+    assert sorted(set(np.asarray(gates["layers[0]"].array[:8]))) == [0.5, 1]
+    assert half.sizes == {"layers[0]": 8, "layers[1]": 8}
+
+
+@pytest.mark.slow
+def test_fading_goes_with_schedules_births_and_edits():
+    predict = lambda net, batch: jax.vmap(net)(batch[0])
+    hard = Pruning("incoming", ratio=0.5, start=4, every=4)
+    events = fit(hard, 24, width=8, predict=predict).history.events
+    assert max(event.output_change or 0 for event in events) > 1e-3
+    prunes = Pruning("magnitude", ratio=0.75, start=4, end=12, every=4)
+    run = fit(gn.fading(prunes, 2), 32, width=8)
+    assert run.sizes == {"layers[0]": 2, "layers[1]": 2}
+    assert sizes(run) == sorted(sizes(run), reverse=True)
+    both = gn.chain(gn.during(adding(1), 0, 9), gn.fading(closing(), 2))
+    grown = fit(both, 32, buckets=gn.Buckets(ratio=1))
+    assert sizes(grown)[:2] == [5, 6] and sizes(grown)[-1] < 6
+    gates = grown.growing.trainable[1][1]["layers[0]"].array
+    assert gates.shape == (grown.growing.open["layers[0]"].size,)
+
+
+def test_somebody_stays_and_what_can_not_fade_is_refused():
+    nobody = lambda evidence, key: {
+        n: gn.Change(jnp.zeros_like(m), 0) for n, m in evidence.open.items()
+    }
+    run = fit(gn.fading(gn.as_policy(nobody, every=4), 1))
+    assert run.sizes == {"layers[0]": 1, "layers[1]": 1}
+    assert np.abs(run.net.layers[1].weight).max() > 0
+    absorbs = Pruning(ratio=0.5, start=4, every=4, removal="absorb")
+    for policy, why in (
+        (absorbs, "Pruning brings `rewrite` for survivors"),
+        (GradMax(every=4), "GradMax brings `values` for newborns"),
+    ):
+        with pytest.raises(ValueError, match=why):
+            fit(gn.fading(policy, 2))
+    for policy in (SIZE_WEIGHT, NestedSize(until=8, every=4)):
+        with pytest.raises(ValueError, match="counts the units of a width in order"):
+            gn.fading(policy, 2)
+    with pytest.raises(ValueError, match="GradientSizeWeight counts the units"):
+        fit(gn.chain(SIZE_WEIGHT, gn.fading(closing(), 2)))
+    with pytest.raises(ValueError, match=r"fading\(turns=0\); a whole number"):
+        gn.fading(closing(), 0)
+
+
+# --- the page
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "policy",
+        *(
+            pytest.param(n, marks=pytest.mark.slow)
+            for n in ("one_width", "tested", "smaller")
+        ),
+    ],
+)
+def test_what_the_page_composes_runs(name):
+    page = pathlib.Path(__file__).parent.parent / "docs" / "policies.md"
+    blocks = re.findall(r"```python\n(.*?)```", page.read_text("utf-8"), re.S)
+    net = eqx.nn.MLP(3, 1, 4, 2, activation=jnp.tanh, key=jr.key(0))
+    scope: dict[str, Any] = {
+        "gn": gn, "jax": jax, "jnp": jnp, "EXPLAINABLE": EXPLAINABLE,
+        "explainable": explainable, "GradMax": GradMax, "Net2Net": Net2Net,
+        "Pruning": Pruning, "SENN": SENN, "anatomy": gn.trace(net, X[0]),
+    }  # fmt: skip
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        for block in blocks[:2]:
+            exec(compile(block, "docs/policies.md", "exec"), scope)
+        # Beside `valid`, some data of the same kind.
+        given = {"anatomy": scope["anatomy"], "valid": (X[::-1], Y[::-1])}
+        run = fit(scope[name], 20, **given)
+        assert run.history.ticks[-1].step == 20
 
 
 @pytest.mark.slow
@@ -193,6 +389,9 @@ def test_compositions_keep_the_rules():
         gn.chain(adding(2), closing()),
         gn.during(SIZE_WEIGHT, 4),
         gn.within_budget(SIZE_WEIGHT, units=12),
+        gn.on_plateau(adding(1), patience=1),
+        gn.provided(adding(1), lambda evidence, key: evidence.loss < 9, needs=["loss"]),
+        gn.fading(closing(), 2),
         adding(1),
     ):
         check_policy(policy)

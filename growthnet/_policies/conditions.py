@@ -1,0 +1,171 @@
+"""Policies whose decisions count under a condition: plain functions of evidence, and
+the one condition that has to remember, a plateau."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Literal
+
+import equinox as eqx
+import jax.numpy as jnp
+import jax.random as jr
+
+from .._evidence.evidence import Evidence
+from .._reading.anatomy import Anatomy
+from .around import Around
+from .chain import if_due
+from .policy import AbstractPolicy, Decision
+
+
+class _Provided(Around):
+    policy: AbstractPolicy
+    condition: Callable[[Evidence, Any], Any] = eqx.field(static=True)
+    more: frozenset[str] = eqx.field(static=True)
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return self.policy.needs | self.more
+
+    def step(
+        self, trainable: Any, memory: Any, evidence: Evidence, *, key: Any
+    ) -> tuple[Decision, Any, Any, dict[str, Any]]:
+        decision, *rest = self.policy.step(trainable, memory, evidence, key=key)
+        trainable, memory, info = rest
+        holds = self.condition(evidence, jr.fold_in(key, 1))
+        return self._where(holds, decision, evidence), trainable, memory, info
+
+    def _where(self, holds: Any, decision: Decision, evidence: Evidence) -> Decision:
+        if not isinstance(holds, Mapping):
+            return if_due(jnp.asarray(holds), decision, evidence)
+        unknown = sorted(holds.keys() - evidence.open.keys())
+        if unknown:
+            raise ValueError(
+                f"provided: the condition speaks of {unknown[0]!r}; the widths of this "
+                f"run are {', '.join(evidence.open)}"
+            )
+        if any(c.values and c.rewrite for c in decision.widths.values()):
+            raise ValueError(
+                f"provided: {type(self.policy).__name__} moves survivors for its "
+                "newborns, so its decision is taken as a whole or not at all; give one "
+                "boolean, or choose widths by `widths=`"
+            )
+        parts = {
+            name: if_due(
+                jnp.asarray(holds.get(name, False)), Decision({name: c}), evidence
+            )
+            for name, c in decision.widths.items()
+        }
+        return Decision({name: part.widths[name] for name, part in parts.items()})
+
+
+def provided(
+    policy: AbstractPolicy,
+    condition: Callable[[Evidence, Any], Any],
+    *,
+    needs: Iterable[str] = (),
+) -> AbstractPolicy:
+    """A policy whose decisions count when, and where, a condition holds.
+
+    **Arguments:**
+
+    - `condition`: a function `(evidence, key)`, as in `as_policy`. It returns a
+        boolean, or booleans by width name (widths that it leaves out stay as they are).
+    - `needs`: the evidence that it reads, beside what the policy needs.
+
+    **Raises:** `ValueError` for an unknown width, and for booleans by width around a
+    policy whose changes of several widths belong together.
+
+    !!! example
+
+        Where gates' slopes are steepest, and only as long as the loss is above 0.1:
+
+        ```python
+        def steepest(evidence, key):
+            steep = {n: jnp.abs(s).max() for n, s in evidence.gate_slopes.items()}
+            most = jnp.max(jnp.stack(list(steep.values())))
+            return {n: (s == most) & (evidence.loss > 0.1) for n, s in steep.items()}
+
+        policy = gn.provided(grows, steepest, needs=["loss", "gate_slopes"])
+        ```
+    """
+    if isinstance(needs, str):
+        raise ValueError(f"needs={needs!r}; give several names, as in [{needs!r}]")
+    # The fields of a policy are properties here.
+    return _Provided(  # pyright: ignore[reportCallIssue]
+        policy=policy, condition=condition, more=frozenset(needs)
+    )
+
+
+Watched = Literal["loss", "valid_loss"]
+
+
+class _OnPlateau(Around):
+    policy: AbstractPolicy
+    patience: int = eqx.field(static=True)
+    tolerance: Any
+    watch: Watched = eqx.field(static=True)
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return self.policy.needs | {self.watch}
+
+    def init(self, anatomy: Anatomy, *, key: Any) -> tuple[Any, Any]:
+        trainable, memory = self.policy.init(anatomy, key=key)
+        return trainable, (memory, jnp.asarray(jnp.inf), jnp.asarray(0))
+
+    def rates(self, memory: Any, anatomy: Anatomy, open: Any) -> dict[str, Any]:
+        return self.policy.rates(memory[0], anatomy, open)
+
+    def step(
+        self, trainable: Any, memory: Any, evidence: Evidence, *, key: Any
+    ) -> tuple[Decision, Any, Any, dict[str, Any]]:
+        memory, best, waited = memory
+        decision, trainable, memory, info = self.policy.step(
+            trainable, memory, evidence, key=key
+        )
+        now = getattr(evidence, self.watch).astype(best.dtype)
+        falls = now < best - self.tolerance * jnp.abs(best)
+        falls = falls | ~jnp.isfinite(best)
+        waited = jnp.where(falls, 0, waited + 1)
+        due = waited >= self.patience
+        # After a change everything is compared with what came of it.
+        best = jnp.where(due, jnp.inf, jnp.where(falls, now, best))
+        waited = jnp.where(due, 0, waited)
+        decision = if_due(due, decision, evidence)
+        return decision, trainable, (memory, best, waited), info
+
+
+def on_plateau(
+    policy: AbstractPolicy,
+    *,
+    patience: int = 3,
+    tolerance: Any = 0.01,
+    watch: Watched = "valid_loss",
+) -> AbstractPolicy:
+    """A policy whose decisions count when a loss has stopped falling.
+
+    **Arguments:**
+
+    - `patience`: so many decisions in a row without a fall make a plateau. After one,
+        counting starts anew.
+    - `tolerance`: the least fall below the best loss so far that counts as one, as a
+        fraction of it.
+    - `watch`: `"valid_loss"`, or `"loss"`, the mean training loss since the last
+        decision.
+
+    **Raises:** `ValueError` for numbers out of range.
+
+    !!! example
+
+        ```python
+        policy = gn.on_plateau(GradMax(add=4, every=100), patience=3)
+        run = gn.fit(net, loss, data, valid=held_out, policy=policy, ...)
+        ```
+    """
+    if not isinstance(patience, int) or isinstance(patience, bool) or patience < 1:
+        raise ValueError(f"patience={patience!r}; a whole number from 1 up")
+    if isinstance(tolerance, int | float) and not tolerance >= 0:
+        raise ValueError(f"tolerance={tolerance}; a number from 0 up")
+    if watch not in ("loss", "valid_loss"):
+        raise ValueError(f"watch={watch!r}; 'loss' or 'valid_loss'")
+    return _OnPlateau(  # pyright: ignore[reportCallIssue]
+        policy=policy, patience=patience, tolerance=tolerance, watch=watch
+    )

@@ -3,6 +3,8 @@
 from typing import Any
 
 import equinox as eqx
+import hypothesis
+import hypothesis.strategies as st
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -13,6 +15,7 @@ import pytest
 import growthnet as gn
 from growthnet.testing import make_case
 from growthnet_policies import Net2Net
+from growthnet_policies._copies import copied
 
 from .test_splitting import fine, networks
 
@@ -63,6 +66,31 @@ def test_the_function_stays(family, split):
         run, found = grown(case.net, call, case.args, policy, steps=4)
         assert all(size > case.widths[n] for n, size in run.sizes.items())
         same(found, call(case.net, *case.args), 1e-10)
+
+
+@hypothesis.given(st.data())
+def test_the_shares_of_a_unit_and_its_copies_add_up(data):
+    capacity = 9
+    mask = np.array(data.draw(st.lists(st.booleans(), min_size=9, max_size=9)))
+    mask[data.draw(st.integers(0, 8))] = True
+    sources = data.draw(
+        st.lists(st.sampled_from(list(np.flatnonzero(mask))), min_size=4, max_size=4)
+    )
+    births = data.draw(st.integers(0, min(4, capacity - mask.sum())))
+    split = data.draw(st.sampled_from(("unequal", "equal")))
+    found = copied(jnp.asarray(mask), jnp.asarray(sources), births, split)
+    source, share, born = map(np.asarray, found)
+    assert born.sum() == births and not (born & mask).any()
+    assert list(source[born]) == sources[:births]
+    there = mask | born
+    assert (source[mask] == np.flatnonzero(mask)).all()
+    for unit in np.flatnonzero(mask):
+        own = share[there & (source == unit)]
+        assert np.isclose(own.sum(), 1, atol=1e-6)
+        if split == "unequal":
+            assert len(set(np.round(own, 4))) == len(own)
+        else:
+            assert np.allclose(own, 1 / len(own))
 
 
 BATCHED = lambda net, x: jax.vmap(net)(x)
@@ -173,6 +201,26 @@ def test_a_budget_takes_copies_as_a_whole_or_not_at_all():
         run, found = grown(mlp(), BATCHED, (X,), policy)
         assert run.sizes == {"layers[0]": size, "layers[1]": size}
         same(found, BATCHED(mlp(), X), 1e-5)
+
+
+def test_newborns_have_their_own_slots_where_others_close_units():
+    """Values are for the slots that were free when they were made, so newborns don't
+    take those that a neighbour in the chain leaves."""
+    loud = np.argsort(-np.linalg.norm(mlp().layers[1].weight, axis=0))
+
+    def quietest(evidence, key):
+        mask = evidence.open["layers[0]"]
+        return {"layers[0]": gn.Change(mask & (jnp.arange(mask.size) != loud[-1]), 0)}
+
+    goes = gn.as_policy(quietest, every=2)
+    copies = Net2Net(1, every=2, choose="outgoing")
+    options = {"widths": "layers[0]"}
+    alone, wanted = grown(mlp(), BATCHED, (X,), goes, **options)
+    for room in ({}, {"capacity": {"layers[0]": 4}}):
+        both = gn.chain(copies, goes)
+        run, found = grown(mlp(), BATCHED, (X,), both, **options, **room)
+        assert (alone.sizes, run.sizes) == ({"layers[0]": 3}, {"layers[0]": 4})
+        same(found, wanted, 1e-5)
 
 
 @pytest.mark.parametrize(

@@ -212,8 +212,8 @@ OURS = [
     GradMax(every=4),
     Tiny(every=4),
     Splitting(2, every=4),
-    # Training candidates isn't bit for bit the same in two programs that are compiled
-    # without optimization, as here: `chunks_agree` asks for that.
+    # Training candidates (those of SENN too) isn't bit for bit the same in two programs
+    # that are compiled without optimization, as here: `chunks_agree` asks for that.
     Firefly(2, every=4, steps=0),
     North(2, every=4, gamma=0.5),
     Net2Net(2, every=4),

@@ -14,6 +14,7 @@ import growthnet as gn
 from growthnet.testing import make_case
 from growthnet_policies import SENN
 from growthnet_policies._kronecker import best_of, layer_of
+from growthnet_policies._senn import _chance, _weights
 
 from .pruning_cases import evidence_of, square
 from .test_splitting import fine, networks
@@ -182,6 +183,32 @@ def test_it_grows_on_what_can_be_learned():
     run = trained(noise=False)
     assert run.sizes["layers[0]"] >= 4, run.history.table()
     assert run.history.ticks[-1].loss < 0.3 * run.history.events[0].loss_before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count, outputs", [(512, 1), (128, 1), (512, 4)])
+def test_chance_is_about_what_trained_proposals_add_on_noise(count, outputs):
+    policy = SENN()
+
+    def use(evidence):
+        name = "layers[0]"
+        layer = layer_of(evidence, name, RIDGE)
+        rows = policy._proposed(evidence, name, layer, jr.key(2))
+        said = evidence.candidates[name].activations(rows)
+        return jnp.max(layer.alone(said)) / _chance(layer, _weights(evidence, name))
+
+    found = []
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        noise = lambda n, rng=rng: jnp.asarray(
+            rng.standard_normal((count, n)), jnp.float32
+        )
+        net = eqx.nn.MLP(3, outputs, 4, 1, activation=jnp.tanh, key=jr.key(seed))
+        data = noise(3), noise(outputs)
+        with jax.numpy_dtype_promotion("standard"):
+            found.append(float(evidence_of(net, square, data, policy.needs, 9, use)))
+    print(f"{count} samples, {outputs} outputs: {min(found):.2f} to {max(found):.2f}")
+    assert 0.2 < min(found) and max(found) < 2
 
 
 @pytest.mark.parametrize(

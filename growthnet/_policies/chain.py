@@ -14,7 +14,7 @@ from .._evidence.evidence import Evidence
 from .._paths import array_leaves
 from .._reading.anatomy import Anatomy
 from .growing import replaced
-from .policy import AbstractPolicy, Change, Decision
+from .policy import AbstractPolicy, Change, Decision, free_slots
 
 
 class _Chain(AbstractPolicy):
@@ -73,7 +73,7 @@ class _Chain(AbstractPolicy):
                 after = jax.tree.map(
                     lambda new, old, due=due: jnp.where(due, new, old), after, [*given]
                 )
-            decisions.append(decision)
+            decisions.append(_in_own_slots(decision, evidence))
             trainables.append(after[0])
             memories.append(after[1])
             info |= {f"{i}/{name}": value for name, value in told.items()}
@@ -154,10 +154,23 @@ def combined(decisions: Iterable[Decision], names: Iterable[str]) -> Decision:
                     add=first.add + change.add,
                     values=first.values or change.values,
                     rewrite=first.rewrite or change.rewrite,
+                    slots=first.slots if first.values else change.slots,
                 )
             total[width] = change
             authors[width] = author
     return Decision(total)
+
+
+def _in_own_slots(decision: Decision, evidence: Evidence) -> Decision:
+    """Newborn values are for slots that their policy leaves closed, not for those that
+    others are about to free."""
+    widths = {
+        name: replaced(change, slots=free_slots(evidence.open[name], change))
+        if change.values
+        else change
+        for name, change in decision.widths.items()
+    }
+    return Decision(widths)
 
 
 def _refuse_holes(

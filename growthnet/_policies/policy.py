@@ -47,6 +47,9 @@ class Change(eqx.Module):
         done as a whole or not at all where capacities are held. In your own loop it is
         for the weights that it was decided on: call `Grower.resize` after every step,
         or a decision that waits for room is dropped.
+    - `slots`: `bool[capacity]`; the slots that newborns may take, if not all that are
+        closed then. `chain` sets it, so that `values` meet the slots that their policy
+        knew of.
     """
 
     keep: Any
@@ -54,12 +57,19 @@ class Change(eqx.Module):
     init: str = eqx.field(static=True, default="zero_out")
     values: dict[str, Any] | None = None
     rewrite: dict[str, Any] | None = None
+    slots: Any = None
 
     def __check_init__(self):
         if self.init not in ("zero_out", "drawn"):
             raise ValueError(
                 f"Change(init={self.init!r}): newborns are 'zero_out' or 'drawn'"
             )
+
+
+def free_slots(open: Any, change: Change) -> Any:
+    """The slots that newborns of a change may take: `bool[capacity]`."""
+    closed = ~(open & change.keep)
+    return closed if change.slots is None else closed & change.slots
 
 
 class Decision(eqx.Module):

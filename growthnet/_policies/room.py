@@ -12,7 +12,7 @@ from .._edits.plan import plan
 from .._paths import array_leaves, map_arrays
 from .._reading.anatomy import Anatomy
 from .growing import GrowerState, Growing, on_device, placed, replaced, settled
-from .policy import AbstractPolicy, Decision, moved_units
+from .policy import AbstractPolicy, Decision, free_slots, moved_units
 from .policy_state import moved_state
 from .turn import no_decision
 
@@ -52,10 +52,11 @@ def make_room(
     """
     changes = state.decision.widths
     asked_again = any(change.values for change in changes.values())
-    asked = {n: (growing.open[n], c.keep, c.add) for n, c in changes.items()}
+    small = {n: replaced(c, values=None, rewrite=None) for n, c in changes.items()}
+    asked = {n: (growing.open[n], change) for n, change in small.items()}
     sizes = {}
-    for name, (mask, keep, add) in jax.device_get(asked).items():
-        units = int((mask & keep).sum() + add)
+    for name, (mask, change) in jax.device_get(asked).items():
+        units = int(mask.size - free_slots(mask, change).sum() + change.add)
         sizes[name] = max(mask.size, grower.buckets.capacity(units))
     growing, state = moved(grower, growing, state, room_edit(growing, sizes))
     if asked_again:
@@ -110,7 +111,8 @@ def moved(
         keep = _moved_mask(change.keep, maps.get(n))
         rewrite = _moved_rewrite(growing, edit, change.rewrite)
         # Newborn values are for slots that are no more: those of the empty one.
-        widths[n] = replaced(change, keep=keep, values=empty.values, rewrite=rewrite)
+        of_slots = {"values": empty.values, "slots": empty.slots}
+        widths[n] = replaced(change, keep=keep, rewrite=rewrite, **of_slots)
     return settled(bigger, replaced(state, decision=Decision(widths)))
 
 

@@ -14,7 +14,7 @@ from .._evidence.evidence import Evidence
 from .._optimizer.resets import reset_entries
 from .._paths import array_leaves, map_arrays
 from .growing import GrowerState, Growing, on_device, replaced
-from .policy import Change, Decision, reborn_units
+from .policy import Change, Decision, free_slots, reborn_units
 from .policy_state import reborn_state
 from .rewrite import check_rewrite, differ, rewritten
 
@@ -87,8 +87,7 @@ def within(growing: Growing, decision: Decision, held: Any = True) -> Decision:
     that rewrites survivors is done as a whole or not at all."""
     widths, arrays = {}, array_leaves(growing.net)
     for name, change in decision.widths.items():
-        kept = jnp.sum(growing.open[name] & change.keep)
-        free = (growing.open[name].size - kept).astype(change.add.dtype)
+        free = jnp.sum(free_slots(growing.open[name], change)).astype(change.add.dtype)
         add = jnp.where(held, jnp.minimum(change.add, free), change.add)
         if change.rewrite:
             cut = add < change.add
@@ -141,9 +140,8 @@ def fits(open_: Openings, decision: Decision) -> Any:
     host asks, every operation on arrays of JAX would be compiled by itself."""
     good = np.ones((), bool)
     for name, change in decision.widths.items():
-        kept = (open_[name] & change.keep).sum(dtype=np.int32)
-        units = kept + change.add
-        good = good & (units <= open_[name].size)
+        free = free_slots(open_[name], change).sum(dtype=np.int32)
+        good = good & (change.add <= free)
     return good
 
 
@@ -158,7 +156,8 @@ def apply(
     changes, kept = state.decision.widths, _kept(growing, state.decision)
     arrays = array_leaves(growing.net)
     new, written = _rewritten(growing, arrays, state.decision, kept)
-    born = {n: newly_open(kept[n], c.add) for n, c in changes.items()}
+    free = {n: free_slots(growing.open[n], c) for n, c in changes.items()}
+    born = {n: newly_open(~free[n], c.add) for n, c in changes.items()}
     after = {n: kept[n] | born[n] for n in changes}
     drawn = frozenset(n for n, c in changes.items() if c.init == "drawn")
     values = {n: c.values or {} for n, c in changes.items()}
@@ -300,7 +299,9 @@ def _complete(growing: Growing, decision: Any) -> Decision:
             path: jnp.asarray(value).astype(arrays[path].dtype)
             for path, value in change.rewrite.items()
         }
-        widths[width] = Change(kept, add, change.init, change.values, rewrite)
+        widths[width] = Change(
+            kept, add, change.init, change.values, rewrite, change.slots
+        )
     return Decision(widths)
 
 

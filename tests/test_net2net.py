@@ -98,7 +98,10 @@ BATCHED = lambda net, x: jax.vmap(net)(x)
 
 @pytest.mark.parametrize(
     "kind",
-    ["convolution", "transformer", pytest.param("gated", marks=pytest.mark.slow)],
+    [
+        "convolution",
+        *(pytest.param(k, marks=pytest.mark.slow) for k in ("gated", "transformer")),
+    ],
 )
 def test_all_widths_of_real_layers_at_once(kind):
     with fine():
@@ -139,6 +142,7 @@ def test_copies_are_of_the_units_that_are_chosen():
     np.testing.assert_allclose(after[1].weight[:4, loud], halves, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_random_copies_are_drawn_from_all_units_and_not_by_capacity():
     sizes, nets = [], []
     for capacity in (12, 40):
@@ -153,6 +157,7 @@ def test_random_copies_are_drawn_from_all_units_and_not_by_capacity():
     assert 1 < len(set(rows[4:])) and set(rows[4:]) <= set(rows[:4])
 
 
+@pytest.mark.slow
 def test_unequal_shares_and_noise_tell_copies_apart_and_equal_ones_do_not():
     def apart(**options):
         policy = Net2Net(4, every=2, until=8, choose="outgoing", **options)
@@ -170,6 +175,7 @@ def test_unequal_shares_and_noise_tell_copies_apart_and_equal_ones_do_not():
     assert apart().min() > 1e-3 and apart(split="equal", noise=0.1).min() > 1e-3
 
 
+@pytest.mark.slow
 def test_noise_is_that_of_a_fresh_unit():
     run, found = grown(mlp(), BATCHED, (X,), Net2Net(1, every=2, noise=0.1))
     rows = np.asarray(run.net.layers[0].weight)
@@ -214,9 +220,10 @@ def test_newborns_have_their_own_slots_where_others_close_units():
 
     goes = gn.as_policy(quietest, every=2)
     copies = Net2Net(1, every=2, choose="outgoing")
-    options = {"widths": "layers[0]"}
+    options: dict[str, Any] = {"widths": "layers[0]"}
     alone, wanted = grown(mlp(), BATCHED, (X,), goes, **options)
-    for room in ({}, {"capacity": {"layers[0]": 4}}):
+    rooms: Any = ({}, {"capacity": {"layers[0]": 4}})
+    for room in rooms:
         both = gn.chain(copies, goes)
         run, found = grown(mlp(), BATCHED, (X,), both, **options, **room)
         assert (alone.sizes, run.sizes) == ({"layers[0]": 3}, {"layers[0]": 4})

@@ -179,6 +179,7 @@ def test_it_does_not_grow_on_noise():
     assert trained(noise=True).sizes == {"layers[0]": 2}
 
 
+@pytest.mark.slow
 def test_it_grows_on_what_can_be_learned():
     run = trained(noise=False)
     assert run.sizes["layers[0]"] >= 4, run.history.table()
@@ -213,7 +214,10 @@ def test_chance_is_about_what_trained_proposals_add_on_noise(count, outputs):
 
 @pytest.mark.parametrize(
     "kind",
-    ["convolution", "transformer", pytest.param("gated", marks=pytest.mark.slow)],
+    [
+        "convolution",
+        *(pytest.param(k, marks=pytest.mark.slow) for k in ("gated", "transformer")),
+    ],
 )
 def test_training_proposals_raises_their_score_on_layers_of_all_kinds(kind):
     with fine():

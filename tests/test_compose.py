@@ -348,6 +348,14 @@ def test_somebody_stays_and_what_can_not_fade_is_refused():
             gn.fading(policy, 2)
     with pytest.raises(ValueError, match="GradientSizeWeight counts the units"):
         fit(gn.chain(SIZE_WEIGHT, gn.fading(closing(), 2)))
+    soft = gn.chain(adding(1), gn.fading(closing(), 2))
+    for around in (
+        lambda: gn.during(soft, 8),
+        lambda: gn.provided(soft, lambda evidence, key: True),
+        lambda: gn.on_plateau(soft),
+    ):
+        with pytest.raises(ValueError, match="around `fading`: gates would fall"):
+            around()
     with pytest.raises(ValueError, match=r"fading\(turns=0\); a whole number"):
         gn.fading(closing(), 0)
 

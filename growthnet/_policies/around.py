@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from .._evidence.evidence import Evidence
 from .._reading.anatomy import Anatomy
 from .chain import if_due
+from .fading import refuse_fading
 from .growing import replaced
 from .policy import AbstractPolicy, Decision
 
@@ -88,7 +89,7 @@ def during(
     """A policy whose decisions count from step `start` on and before step `stop`; with
     `period`, of every so many steps. Its gates, penalty and trainables go on as ever.
 
-    **Raises:** `ValueError` for a part that is empty.
+    **Raises:** `ValueError` for a part that is empty, and around `fading`.
 
     !!! example
 
@@ -101,6 +102,7 @@ def during(
         )
         ```
     """
+    refuse_fading(policy, "during")
     last = period if stop is None else stop
     numbers = {"start": start, "stop": stop, "period": period}
     for name, value in numbers.items():
@@ -182,7 +184,8 @@ def within_budget(
     """A policy whose births end at a budget. Put it around everything else: closings go
     on, and where there is room for some of the births, no width gets more than the
     others unless it asked for less. A decision that moves survivors for its newborns
-    (splits, copies) is taken as a whole or not at all.
+    (splits, copies) is taken as a whole or not at all, closings of the same turn
+    included: beside such a policy, let what prunes have turns of its own (`during`).
 
     **Arguments:**
 

@@ -12,6 +12,7 @@ from .._evidence.evidence import Evidence
 from .._reading.anatomy import Anatomy
 from .around import Around
 from .chain import if_due
+from .fading import refuse_fading
 from .policy import AbstractPolicy, Decision
 
 
@@ -70,8 +71,8 @@ def provided(
         boolean, or booleans by width name (widths that it leaves out stay as they are).
     - `needs`: the evidence that it reads, beside what the policy needs.
 
-    **Raises:** `ValueError` for an unknown width, and for booleans by width around a
-    policy whose changes of several widths belong together.
+    **Raises:** `ValueError` for an unknown width, for booleans by width around a policy
+    whose changes of several widths belong together, and around `fading`.
 
     !!! example
 
@@ -86,6 +87,7 @@ def provided(
         policy = gn.provided(grows, steepest, needs=["loss", "gate_slopes"])
         ```
     """
+    refuse_fading(policy, "provided")
     if isinstance(needs, str):
         raise ValueError(f"needs={needs!r}; give several names, as in [{needs!r}]")
     # The fields of a policy are properties here.
@@ -151,7 +153,7 @@ def on_plateau(
     - `watch`: `"valid_loss"`, or `"loss"`, the mean training loss since the last
         decision.
 
-    **Raises:** `ValueError` for numbers out of range.
+    **Raises:** `ValueError` for numbers out of range, and around `fading`.
 
     !!! example
 
@@ -160,6 +162,7 @@ def on_plateau(
         run = gn.fit(net, loss, data, valid=held_out, policy=policy, ...)
         ```
     """
+    refuse_fading(policy, "on_plateau")
     if not isinstance(patience, int) or isinstance(patience, bool) or patience < 1:
         raise ValueError(f"patience={patience!r}; a whole number from 1 up")
     if isinstance(tolerance, int | float) and not tolerance >= 0:

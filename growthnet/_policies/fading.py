@@ -3,6 +3,7 @@
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 
 from .._evidence.evidence import Evidence
@@ -88,6 +89,17 @@ def _not_nobody(stay: Any, change: Change) -> Any:
     first = stay & (jnp.cumsum(stay) == 1)
     somebody = jnp.any(kept) | (jnp.asarray(change.add) > 0)
     return jnp.where(somebody, kept, first)
+
+
+def refuse_fading(policy: AbstractPolicy, who: str) -> None:
+    """**Raises:** `ValueError` for a policy that fades units, or holds one that does:
+    its gates would fall where its decisions don't count."""
+    inside = jax.tree.leaves(policy, is_leaf=lambda node: isinstance(node, _Fading))
+    if any(isinstance(node, _Fading) for node in inside):
+        raise ValueError(
+            f"{who} around `fading`: gates would fall while decisions don't count; put "
+            f"`fading` outside, gn.fading(gn.{who}(...), turns)"
+        )
 
 
 def fading(policy: AbstractPolicy, turns: int) -> AbstractPolicy:

@@ -51,6 +51,15 @@ def test_operations_are_those_of_the_program():
     assert flops(jax.make_jaxpr(conv)(image, kernel).jaxpr, 16.0) == 16 * once
 
 
+def test_operations_that_make_nothing_cost_what_they_read():
+    def told(a):
+        jax.debug.print("{a}", a=a)
+        return jnp.tanh(a)
+
+    assert counted(told, jnp.ones((3, 5))) == 30
+    assert counted(lambda: jax.debug.print("here")) == 0
+
+
 def test_operations_in_loops_and_branches():
     a, b = jnp.ones((3, 3)), jnp.ones((3, 3))
     dot = 2 * 3 * 3 * 3
@@ -61,6 +70,24 @@ def test_operations_in_loops_and_branches():
     assert dot <= counted(choose, a) < dot + 9
     loop = lambda a: jax.lax.while_loop(lambda a: a[0, 0] < 0, lambda a: a @ b, a)
     assert counted(loop, a) == np.inf
+
+
+def test_a_loss_that_prints_has_room_too(capfd):
+    def prints(net, batch, key):
+        jax.debug.print("seen")
+        return loss(net, batch, key)
+
+    run = gn.fit(
+        mlp(4),
+        prints,
+        (X, Y),
+        optimizer=optax.sgd(0.1),
+        policy=GradientSizeWeight(target=8),
+        steps=2,
+        key=jr.key(0),
+    )
+    jax.effects_barrier()
+    assert run.anatomy.widths["layers[0]"].size == 4 and "seen" in capfd.readouterr()[0]
 
 
 def test_room_is_made_where_it_is_cheap():

@@ -27,6 +27,7 @@ import jax.random as jr
 import growthnet as gn
 
 from ._adam import adam
+from ._factorizations import solve
 from ._newborns import cotangents
 
 
@@ -195,7 +196,7 @@ def _probes(
 
     def error(moving: Any) -> Any:
         values = said(moving)
-        readout = jax.lax.stop_gradient(_best_readout(values, wanted))
+        readout = _best_readout(jax.lax.stop_gradient(values), wanted)
         return jnp.sum(jnp.mean((values @ readout - wanted) ** 2, axis=(1, 2)))
 
     moving = adam(jax.grad(error), moving, steps, rate)
@@ -249,4 +250,4 @@ def _best_readout(values: Any, wanted: Any) -> Any:
     units = moment.shape[-1]
     ridge = 1e-4 * jnp.trace(moment, axis1=1, axis2=2) / units + 1e-12
     moment = moment + ridge[:, None, None] * jnp.eye(units, dtype=moment.dtype)[None]
-    return jnp.linalg.solve(moment, turned @ wanted)
+    return jax.vmap(solve)(moment, turned @ wanted)

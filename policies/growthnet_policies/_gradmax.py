@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import growthnet as gn
 
 from ._arguments import at_least
+from ._factorizations import svd
 from ._newborns import (
     arrays_of,
     cotangents,
@@ -112,7 +113,7 @@ class GradMax(gn.AbstractPolicy):
         units, mask = evidence.units[name], evidence.open[name]
         arrays = arrays_of(evidence)
         (producer,) = units.producers
-        left, values, right = jnp.linalg.svd(moment, full_matrices=False)
+        left, values, right = svd(moment)
         loud = mean_norm(rows_of(units.consumers, arrays.__getitem__), mask)
         small = mean_norm(producer.rows(arrays[producer.path]), mask)
         rank = min(self.add, values.size)

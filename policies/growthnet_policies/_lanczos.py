@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ._factorizations import eigh
+
 
 def lowest(
     multiply: Callable[[Any], Any], start: Any, products: int, length: Any = 1.0
@@ -49,7 +51,7 @@ def lowest(
     first = empty.at[0].set(unit(start, jnp.zeros_like(start[:, :1])))
     basis, given = jax.lax.fori_loop(0, steps, step, (first, empty))
     small_ones = jnp.einsum("iue,jue->uij", basis, given)
-    values, vectors = jnp.linalg.eigh((small_ones + small_ones.swapaxes(1, 2)) / 2)
+    values, vectors = jax.vmap(eigh)((small_ones + small_ones.swapaxes(1, 2)) / 2)
     # The length goes in here, since a product that is added to something later could be
     # rounded in one program and not in another.
     shares = vectors[:, :, 0] * jnp.asarray(length, start.dtype)

@@ -27,6 +27,7 @@ import jax.random as jr
 import growthnet as gn
 
 from ._arguments import at_least
+from ._factorizations import eigh
 from ._newborns import offsets, one_layer, room_for
 from ._splits import parameters, recent, Rows, rows_now
 
@@ -175,7 +176,7 @@ class North(gn.AbstractPolicy):
 def outside(units: Any, said: Any, epsilon: Any) -> tuple[Any, Any]:
     """What candidates say, `[samples, count]`, less what is in the span of what units
     say; and the number of directions that these have."""
-    values, vectors = jnp.linalg.eigh(units.T @ units / len(units))
+    values, vectors = eigh(units.T @ units / len(units))
     there = values > epsilon**2
     basis = units @ jnp.where(there[None], vectors, 0)
     scale = jnp.where(there, jnp.sqrt(jnp.maximum(values, 0) * len(units)), 1)
@@ -206,7 +207,7 @@ def most_apart(rest: Any, said: Any, count: int) -> Any:
 
 def _least_squares(present: Any, given: Any) -> Any:
     """What of each present unit is in each given one, `[units, count]`."""
-    values, vectors = jnp.linalg.eigh(present.T @ present)
+    values, vectors = eigh(present.T @ present)
     there = values > 1e-6 * jnp.max(values)
     inverse = jnp.where(there, 1 / jnp.where(there, values, 1), 0)
     return vectors @ (inverse[:, None] * (vectors.T @ (present.T @ given)))

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 
 import growthnet as gn
 
+from ._factorizations import solve
 from ._newborns import arrays_of
 
 
@@ -94,4 +95,4 @@ def _nearest(keep: Any, gone: Any, seen: Moments, ridge: Any) -> Any:
     damping = jnp.where(keep, ridge * scale, 0) + jnp.where(keep & (scale > 0), 0, 1)
     matrix = jnp.where(both, covariance, 0) + jnp.diag(damping)
     shares = jnp.where(keep[:, None] & gone[None], covariance, 0)
-    return jnp.linalg.solve(matrix, shares)
+    return solve(matrix, shares)

@@ -30,6 +30,7 @@ import jax.numpy as jnp
 import growthnet as gn
 
 from ._arguments import at_least
+from ._factorizations import eigh, svd
 from ._newborns import arrays_of, cotangents, newborns, offsets, one_layer, room_for
 
 
@@ -217,7 +218,7 @@ def best_units(policy: Any, evidence: gn.Evidence, name: str) -> Best:
 
     second, cross = policy.mean(evidence, rest)
     half = _inverse_root(second, policy.ridge)
-    left, gains, right = jnp.linalg.svd(half @ cross, full_matrices=False)
+    left, gains, right = svd(half @ cross)
     kept = jnp.arange(policy.add) % gains.size
     root = jnp.sqrt(gains[kept])[:, None]
     incoming, outgoing = root * (half @ left).T[kept], root * right[kept]
@@ -270,7 +271,7 @@ def moved_consumers(evidence: gn.Evidence, name: str, move: Any) -> dict[str, An
 
 def _inverse_root(moment: Any, ridge: Any) -> Any:
     """`S^-1/2` on the directions that inputs really have."""
-    values, vectors = jnp.linalg.eigh(moment)
+    values, vectors = eigh(moment)
     there = values > ridge * jnp.max(values)
     roots = jnp.where(there, 1 / jnp.sqrt(jnp.where(there, values, 1.0)), 0.0)
     return (vectors * roots[None]) @ vectors.T

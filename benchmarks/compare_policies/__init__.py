@@ -1,0 +1,1 @@
+"""Every policy on two data sets, each beside its own controls."""

@@ -1,0 +1,119 @@
+"""Executed floating point operations, counted on the programs that `fit` runs.
+
+A growing run trains, looks and tries at its capacity, which is the next power of two
+(`growthnet.Buckets()`), or, in the populations here, `MOST`. Counted are the steps
+(gradients, gates, optimizer), every turn of the policy with all of its evidence, two
+losses around each change, and the turns that are asked again after room was made.
+"""
+
+import functools as ft
+from typing import Any
+
+import equinox as eqx
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import optax
+from jax.interpreters.partial_eval import dce_jaxpr
+
+import growthnet as gn
+from growthnet._evidence.look import Look, Past  # noqa: PLC2701
+from growthnet._policies.policy import never_decides  # noqa: PLC2701
+from growthnet._policies.turn import decide  # noqa: PLC2701
+from growthnet._runs.data import ArrayData  # noqa: PLC2701
+from growthnet._runs.flops import flops  # noqa: PLC2701
+from growthnet._runs.grow import grower_of  # noqa: PLC2701
+from growthnet._runs.tick import Ticker  # noqa: PLC2701
+
+from .replay import Replay
+from .settings import BATCH, EVERY, MOST, POLICIES
+from .tasks import loss, Task
+
+
+def policy_of(name: str) -> gn.AbstractPolicy:
+    if name == "static":
+        return gn.NoGrowth(EVERY)
+    if name.startswith("replay"):
+        return Replay(jnp.zeros((2_000, 2), int), int(name.split()[1]))
+    return POLICIES[name][1]()
+
+
+def _inner(policy: Any) -> Any:
+    """The policy that `during` is around."""
+    return getattr(policy, "policy", policy)
+
+
+@ft.cache
+def costs(task: Task, name: str, sizes: tuple[int, ...]) -> tuple[float, float, float]:
+    """Of a step, a turn, and a loss, at capacities `sizes`."""
+    policy, keys = policy_of(name), jr.split(jr.key(0), 3)
+    train, valid, _ = task.data(keys[0])
+    stream = ArrayData.of(train, BATCH)
+    held_out = valid if policy.needs & {"valid", "valid_at"} else None
+    look = Look.at(loss, stream, held_out)
+    optimizer = optax.adam(1e-3)
+    grower = grower_of(policy, optimizer, MOST, "*", None, held_out, look)
+    net = task.network(keys[1], sizes)
+    anatomy = gn.trace(net, train[0][0])
+    capacity = dict(zip(anatomy.widths, sizes, strict=True))
+    grower = gn.Grower(policy, optimizer, capacity=capacity)
+    grower.look = look
+    growing, state = grower.init(net, anatomy, key=keys[2])
+    ticker = Ticker(grower, loss)
+    batch = train[0][:BATCH], train[1][:BATCH]
+
+    def turn(growing: Any, state: Any) -> Any:
+        step = jnp.asarray(EVERY, jnp.int32)
+        past = Past(lambda at: batch, step, step, held_out)
+        number = jnp.zeros(())
+        seen = look(grower, growing, state, past, number, number)
+        return decide(growing, state, seen)[:2]
+
+    steps = lambda growing, state: ticker._step(growing, state, batch)
+    whole = lambda growing, state: ticker._value(growing.view(), batch, state)
+
+    def count(function: Any) -> float:
+        program = eqx.filter_make_jaxpr(function)(growing, state)[0].jaxpr
+        program = dce_jaxpr(program, [True] * len(program.outvars))[0]
+        return flops(program, rounds=getattr(_inner(policy), "batches", 1))
+
+    asked = 0.0 if never_decides(policy) else count(turn)
+    return count(steps), asked, count(whole)
+
+
+def executed(
+    task: Task, name: str, start: int, path: np.ndarray, every: int, fixed: int = 0
+) -> np.ndarray:
+    """Of each run, from its sizes `[runs, ticks, widths]`; `fixed` is the capacity, if
+    it is always the same."""
+    path = np.asarray(path, int)
+    return np.array([_one(task, name, start, p, every, fixed) for p in path])
+
+
+def _one(
+    task: Task, name: str, start: int, path: np.ndarray, every: int, fixed: int
+) -> float:
+    buckets = gn.Buckets()
+    sizes, total = (start,) * path.shape[1], 0.0
+    now = tuple(fixed or buckets.capacity(n) for n in sizes)
+    for after in map(tuple, path.tolist()):
+        step, turn, value = costs(task, name, now)
+        total += every * step + turn
+        then = now
+        if not fixed:
+            then = tuple(
+                buckets.lowered(max(c, buckets.capacity(n)), n)
+                for c, n in zip(now, after, strict=True)
+            )
+        if after != sizes:
+            _, again, value = costs(task, name, then)
+            grew = any(a > b for a, b in zip(then, now, strict=True))
+            total += 2 * value + grew * again
+        sizes, now = after, then
+    return total
+
+
+def of_static(task: Task, sizes: np.ndarray, steps: Any) -> np.ndarray:
+    """Of static runs of `[runs, widths]` units."""
+    one = [costs(task, "static", tuple(s))[0] for s in np.asarray(sizes, int).tolist()]
+    return np.array(one) * steps

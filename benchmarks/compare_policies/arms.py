@@ -111,18 +111,18 @@ class Tuned:
 def tuned(run: Run, own: Any = None, own_in_tuning: Any = None) -> Tuned:
     """`RATES` times `TUNING` runs, then the evaluation seeds at one rate. Test errors
     of the former are never looked at."""
-    keys = _keys([*TUNING] * len(RATES) + [TUNING[0]] * (SEEDS - 9))
+    keys = _keys([*TUNING] * len(RATES) + [TUNING[0]] * (len(SEEDS) - 9))
     rates = np.repeat(RATES, len(TUNING))
-    rates = np.append(rates, [RATES[0]] * (SEEDS - len(rates)))
+    rates = np.append(rates, [RATES[0]] * (len(SEEDS) - len(rates)))
     again = jax.tree.map(
-        lambda leaf: np.resize(leaf, (SEEDS, *leaf.shape[1:])), own_in_tuning
+        lambda leaf: np.resize(leaf, (len(SEEDS), *leaf.shape[1:])), own_in_tuning
     )
     tries = run(keys, rates.astype(np.float32), again)
     by_rate = tries.valid[:9].reshape(len(RATES), -1).mean(axis=1)
     best = int(np.nanargmin(by_rate))
     mine = slice(best * len(TUNING), (best + 1) * len(TUNING))
     rate = RATES[best]
-    runs = run(_keys(range(SEEDS)), np.full(SEEDS, rate, np.float32), own)
+    runs = run(_keys(SEEDS), np.full(len(SEEDS), rate, np.float32), own)
     by = dict(zip(RATES, by_rate.tolist(), strict=True))
     return Tuned(rate, by, runs, tries.path[mine])
 

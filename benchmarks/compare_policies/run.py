@@ -86,11 +86,12 @@ def _open(
 def _static(
     task: Task, sizes: np.ndarray, in_tuning: np.ndarray, steps: Any, steps_too: Any
 ) -> dict[str, Any]:
-    own = _own(sizes, steps, SEEDS)
+    own = _own(sizes, steps, len(SEEDS))
     most = max(np.max(steps), np.max(steps_too))
-    length = next(s << k for k in range(20) for s in (1_000, 1_500) if most <= s << k)
-    largest = max(np.max(sizes), np.max(in_tuning))
-    room = next(r for r in (8, 16, 32, MOST) if largest <= r)
+    length = next(STEPS << k for k in range(20) if most <= STEPS << k)
+    largest, room = max(np.max(sizes), np.max(in_tuning)), MOST
+    if length > 2 * STEPS:  # Else another program isn't worth its compilation.
+        room = next(r for r in (8, 16, 32, MOST) if largest <= r)
     runs = static_runs(task, length, room)
     found = tuned(runs, own, _own(in_tuning, steps_too, len(TUNING)))
     row = _row(found, of_static(task, own[0], own[1]))

@@ -21,9 +21,9 @@ from .tasks import MOST
 
 
 STEPS, BATCH, EVERY = 2_000, 64, 100
-RATES = (1e-3, 3e-3, 1e-2)
+RATES = (3e-3, 1e-2, 3e-2)
 """Of Adam; every arm tries each on the tuning seeds."""
-SEEDS, TUNING = 20, (1_000, 1_001, 1_002)
+SEEDS, TUNING = tuple(range(100, 110)), (1_000, 1_001, 1_002)
 START, ADD, ENDS = 8, 4, 1_400
 """Growth begins with `START` units, adds up to `ADD` at a time, and ends at step
 `ENDS`: 14 turns, 64 units where all are used. Pruning ends there too."""

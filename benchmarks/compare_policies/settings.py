@@ -1,6 +1,7 @@
 """What was fixed before any evaluation seed was run. One setting for both tasks."""
 
 from collections.abc import Callable
+from typing import Any
 
 import growthnet as gn
 from growthnet_policies import (
@@ -33,7 +34,7 @@ SWEEP = (8, 16, 24, 32, 48, 64)
 def random_newborns() -> gn.AbstractPolicy:
     """Random silent units, as many as the growth rules may add."""
 
-    def grows(evidence: gn.Evidence, key: object) -> gn.Decision:
+    def grows(evidence: gn.Evidence, key: Any) -> gn.Decision:
         del key
         due = ADD * (evidence.step <= ENDS)
         return gn.Decision({n: gn.Change(m, due) for n, m in evidence.open.items()})
@@ -45,7 +46,7 @@ def until_the_end(policy: gn.AbstractPolicy) -> gn.AbstractPolicy:
     return gn.during(policy, 0, ENDS + 1)
 
 
-def rules(**also: int) -> dict[str, int]:
+def rules(**also: int) -> dict[str, Any]:
     return {"add": ADD, "every": EVERY, "until": MOST, **also}
 
 

@@ -53,7 +53,7 @@ def rules(**also: int) -> dict[str, Any]:
 POLICIES: dict[str, tuple[int, Callable[[], gn.AbstractPolicy]]] = {
     "random": (START, random_newborns),
     "GradMax": (START, lambda: GradMax(**rules(batches=4))),
-    "Tiny": (START, lambda: Tiny(**rules())),
+    "Tiny": (START, lambda: Tiny(**rules(batches=4))),
     "Splitting": (START, lambda: until_the_end(Splitting(**rules(batches=4)))),
     "Firefly": (START, lambda: until_the_end(Firefly(**rules(batches=4)))),
     "North": (START, lambda: until_the_end(North(**rules(batches=4), gamma=0.75))),

@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from .report import bounds, load, units
-from .settings import POLICIES, SWEEP
+from .report import bounds, load, sizes_of, units
+from .settings import POLICIES
 
 
 def figure(path: Path, made: Path) -> None:
@@ -17,39 +17,37 @@ def figure(path: Path, made: Path) -> None:
     import matplotlib.pyplot as plt
 
     rows = load(path)
+    sizes = sizes_of(rows)
     fig, (left, right) = plt.subplots(1, 2, figsize=(12, 5), layout="constrained")
-    _points(left, rows, [(f"static {s}", "grey", "s", str(s)) for s in SWEEP])
-    mean = lambda key: [np.mean(rows[f"static {s}"][key]) for s in SWEEP]
+    _points(left, rows, [(f"static {s}", "grey", "s", str(s)) for s in sizes])
+    mean = lambda key: [np.mean(rows[f"static {s}"][key]) for s in sizes]
     left.plot(np.array(mean("flops")) / 1e9, mean("test"), color="grey", lw=1)
     told = [p for p in POLICIES if f"{p} / equal" in rows]
-    marks = "oD^vP*X<>hdp8"
-    points = [
-        (name, f"C{i % 10}", marks[i], units(rows[name])) for i, name in enumerate(told)
-    ]
-    _points(left, rows, points, label=True)
+    marks, tints = "oD^vP*X<>hdp8", mpl.colormaps["tab20"](np.linspace(0, 1, 20))
+    tints = [tint for i, tint in enumerate(tints) if i not in (14, 15)]  # Greys.
+    points = [(name, tints[i], marks[i], "") for i, name in enumerate(told)]
+    _points(left, rows, points)
     left.set(
         xscale="log",
         xlabel="executed GFLOP, with evidence (log)",
         ylabel="test error, percent",
-        title="policies, and static networks (squares); units at the end",
+        title="policies (units at the end), and static networks (squares)",
     )
     left.legend(fontsize=8, frameon=False)
     _differences(right, rows, told)
     fig.savefig(made, dpi=110)
 
 
-def _points(axis: Any, rows: Any, points: Any, label: bool = False) -> None:
+def _points(axis: Any, rows: Any, points: Any) -> None:
     for name, color, mark, text in points:
         row = rows[name]
         x, y = np.mean(row["flops"]) / 1e9, np.mean(row["test"])
         low, high = bounds(row["test"])
-        known = {"label": name} if label else {}
+        known = {} if text else {"label": f"{name} ({units(row)})"}
         axis.errorbar(
-            x, y, [[y - low], [high - y]], fmt=mark, color=color, ms=5, lw=1, **known
+            x, y, [[y - low], [high - y]], fmt=mark, color=color, ms=6, lw=1, **known
         )
-        axis.annotate(
-            text, (x, y), (4, 4), textcoords="offset points", fontsize=7, color=color
-        )
+        axis.annotate(text, (x, y), (4, 4), textcoords="offset points", fontsize=8)
 
 
 CONTROLS = {

@@ -19,10 +19,14 @@ def load(path: Path) -> dict[str, dict[str, Any]]:
     return rows | {"sweep": picked(rows)}
 
 
+def sizes_of(rows: dict[str, dict[str, Any]]) -> list[int]:
+    return [size for size in SWEEP if f"static {size}" in rows]
+
+
 def picked(rows: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """Of a static run of each size, the one that is best on held-out data, by seed; all
     of them are paid for."""
-    arms = [rows[f"static {size}"] for size in SWEEP]
+    arms = [rows[f"static {size}"] for size in sizes_of(rows)]
     best = np.argmin([arm["valid"] for arm in arms], axis=0)
     of = lambda key: [arms[b][key][i] for i, b in enumerate(best)]
     spent = np.sum([arm["flops"] for arm in arms], axis=0).tolist()
@@ -65,7 +69,7 @@ def table(path: Path) -> str:
                 for control in CONTROLS
             ]
             lines.append(_line(name, rows[name], cells))
-    for name in (*(f"static {size}" for size in SWEEP), "sweep"):
+    for name in (*(f"static {size}" for size in sizes_of(rows)), "sweep"):
         lines.append(_line(name, rows[name], [""] * 4))
     return "\n".join(lines)
 

@@ -18,7 +18,7 @@ def figure(path: Path, made: Path) -> None:
 
     rows = load(path)
     sizes = sizes_of(rows)
-    fig, (left, right) = plt.subplots(1, 2, figsize=(12, 5), layout="constrained")
+    fig, (left, right) = plt.subplots(1, 2, figsize=(13, 5), layout="constrained")
     _points(left, rows, [(f"static {s}", "grey", "s", str(s)) for s in sizes])
     mean = lambda key: [np.mean(rows[f"static {s}"][key]) for s in sizes]
     left.plot(np.array(mean("flops")) / 1e9, mean("test"), color="grey", lw=1)
@@ -33,7 +33,10 @@ def figure(path: Path, made: Path) -> None:
         ylabel="test error, percent",
         title="policies (units at the end), and static networks (squares)",
     )
-    left.legend(fontsize=8, frameon=False)
+    ticks = (0.3, 0.5, 1, 2, 5, 10)
+    left.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    left.set_xticks([], minor=True)
+    left.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
     _differences(right, rows, told)
     fig.savefig(made, dpi=110)
 

@@ -75,7 +75,7 @@ def costs(task: Task, name: str, sizes: tuple[int, ...]) -> tuple[float, float, 
     def count(function: Any) -> float:
         program = eqx.filter_make_jaxpr(function)(growing, state)[0].jaxpr
         program = dce_jaxpr(program, [True] * len(program.outvars))[0]
-        return flops(program, rounds=getattr(_inner(policy), "batches", 1))
+        return flops(program, rounds=float(getattr(_inner(policy), "batches", 1)))
 
     asked = 0.0 if never_decides(policy) else count(turn)
     return count(steps), asked, count(whole)

@@ -7,6 +7,7 @@ losses around each change, and the turns that are asked again after room was mad
 """
 
 import functools as ft
+import math
 from typing import Any
 
 import equinox as eqx
@@ -20,8 +21,8 @@ import growthnet as gn
 from growthnet._evidence.look import Look, Past  # noqa: PLC2701
 from growthnet._policies.policy import never_decides  # noqa: PLC2701
 from growthnet._policies.turn import decide  # noqa: PLC2701
+from growthnet._replay.flops import _bodies, _shape, _work  # noqa: PLC2701
 from growthnet._runs.data import ArrayData  # noqa: PLC2701
-from growthnet._runs.flops import flops  # noqa: PLC2701
 from growthnet._runs.grow import grower_of  # noqa: PLC2701
 from growthnet._runs.tick import Ticker  # noqa: PLC2701
 
@@ -36,6 +37,29 @@ def policy_of(name: str) -> gn.AbstractPolicy:
     if name.startswith("replay"):
         return Replay(jnp.zeros((2_000, 2), int), int(name.split()[1]))
     return POLICIES[name][1]()
+
+
+def operations(program: Any, rounds: int) -> float:
+    """Of a program whose `while` loops go round `rounds` times: means over batches."""
+    total = 0.0
+    for eqn in program.eqns:
+        ins, outs = ([_shape(v) for v in side] for side in (eqn.invars, eqn.outvars))
+        inside = [operations(body, rounds) for body in _bodies(eqn)]
+        if eqn.primitive.name == "while":
+            total += rounds * sum(inside)
+        elif eqn.primitive.name in ("svd", "eigh"):
+            total += _factorization(eqn.primitive.name, *ins[0])
+        else:
+            total += _work(eqn, ins, outs, inside, 1.0)
+    return total
+
+
+def _factorization(name: str, *shape: int) -> float:
+    """With vectors: Golub, Van Loan, "Matrix Computations", 4th ed., 8.3.3, 8.6.3."""
+    *batch, m, n = shape
+    m, n = max(m, n), min(m, n)
+    each = 9 * n**3 if name == "eigh" else 6 * m * n**2 + 20 * n**3
+    return float(math.prod(batch) * each)
 
 
 def _inner(policy: Any) -> Any:
@@ -75,7 +99,7 @@ def costs(task: Task, name: str, sizes: tuple[int, ...]) -> tuple[float, float, 
     def count(function: Any) -> float:
         program = eqx.filter_make_jaxpr(function)(growing, state)[0].jaxpr
         program = dce_jaxpr(program, [True] * len(program.outvars))[0]
-        return flops(program, rounds=float(getattr(_inner(policy), "batches", 1)))
+        return operations(program, getattr(_inner(policy), "batches", 1))
 
     asked = 0.0 if never_decides(policy) else count(turn)
     return count(steps), asked, count(whole)

@@ -22,6 +22,7 @@ from .._devices.everywhere import check_same_everywhere, spans_processes
 from .._devices.shards import multiples
 from .._edits.statics import fitting
 from .._evidence.evidence import check_needs, Evidence, GIVEN_IN_A_LOOP
+from .._evidence.wide import wide_type, widened
 from .._optimizer.first_state import initial_state
 from .._optimizer.trainable import TrainableSpec
 from .._paths import array_leaves, map_arrays, shared_leaves
@@ -317,6 +318,7 @@ class Grower:
         def speak(growing: Growing, state: GrowerState):
             found = {**given, "network": growing.net}
             wanted = {k: v for k, v in found.items() if k in self.policy.needs}
+            wanted = widened(wanted, wide_type(growing.net))
             evidence = Evidence(
                 state.step, growing.open, anatomy=growing.anatomy, **wanted
             )

@@ -13,8 +13,8 @@ from .arms import ARMS, AtTimes, EVERY
 from .tasks import Task
 
 
-RATES = (1.5e-3, 4e-3, 1e-2, 2.5e-2, 6e-2)
-TUNING, SEEDS = 3, 15
+RATES = (6e-4, 1.5e-3, 4e-3, 1e-2, 2.5e-2, 6e-2)
+TUNING, SEEDS = 3, 18
 """As many runs choose the rate as measure it, so that one program does both."""
 LAST = 4
 """The loss at the end is the mean over so many ticks."""

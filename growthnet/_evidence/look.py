@@ -199,7 +199,7 @@ def _checked(what: str, batches: Any, policy: Any, whole: bool = False) -> int:
 
 def _stack(past: Past, batches: int) -> Any:
     """The last batches along a new first axis; of fewer than that, some again."""
-    back = jnp.arange(batches) % jnp.maximum(past.count, 1)
+    back = jnp.arange(batches, dtype=jnp.int32) % jnp.maximum(past.count, 1)
     return jax.vmap(lambda i: past.batch_at(past.step - 1 - i))(back)
 
 

@@ -29,6 +29,7 @@ from .._paths import array_leaves, map_arrays, shared_leaves
 from .._reading.anatomy import Anatomy
 from .._reading.aux import own_leaves
 from .growing import (
+    applied,
     as_arrays,
     cond_pair,
     GrowerState,
@@ -268,13 +269,13 @@ class Grower:
             if path in arrays
         }
         updates = map_arrays(updates, arrays)
-        net = eqx.apply_updates(growing.net, updates)
+        net = applied(growing.net, updates)
         trainable, policy_opt_state = growing.trainable, state.policy_opt_state
         if self.policy.optimizer is not None:
             own, policy_opt_state = self.policy.optimizer.update(
                 inexact(grads.trainable), policy_opt_state, inexact(trainable)
             )
-            trainable = eqx.apply_updates(trainable, own)
+            trainable = applied(trainable, own)
         growing = replaced(growing, net=net, trainable=trainable)
         state = replaced(
             state,

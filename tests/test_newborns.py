@@ -137,7 +137,7 @@ def newborns_start_afresh(case, resize, optimizer):
     return count
 
 
-@hypothesis.settings(max_examples=8)
+@hypothesis.settings(max_examples=5)
 @hypothesis.given(st.data())
 def test_newborns_start_afresh(data):
     case = data.draw(networks(dtypes=["float32"]))

@@ -45,7 +45,7 @@ def main() -> None:
                 began = time.process_time()
                 own[arm] = run(task, arm)
                 own[arm]["cpu_seconds"] = round(time.process_time() - began, 1)
-                path.write_text(json.dumps(results, indent=1))
+                path.write_text(json.dumps(results, separators=(",", ":")))
                 print(name, arm, own[arm]["rate"], own[arm]["cpu_seconds"], flush=True)
         jax.clear_caches()
     spent = sum(arm["cpu_seconds"] for own in results.values() for arm in own.values())

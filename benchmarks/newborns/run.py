@@ -72,8 +72,9 @@ def _measured(
     assert all(np.all(size == task.capacity) for size in sizes.values()), sizes
     first = task.births[0] // EVERY
     assert held.shape[1] == task.steps // EVERY and np.all(held > 0)
-    return {
-        "after": held[:, first:].mean(axis=1).tolist(),
-        "last": held[:, -LAST:].mean(axis=1).tolist(),
-        "curve": np.median(held, axis=0).round(5).tolist(),
+    found = {
+        "after": held[:, first:].mean(axis=1),
+        "last": held[:, -LAST:].mean(axis=1),
+        "curve": np.median(held, axis=0),
     }
+    return {k: [float(f"{x:.6g}") for x in v] for k, v in found.items()}

@@ -93,19 +93,18 @@ def reset_at_births(
     return optax.GradientTransformation(init, update)
 
 
-WARMUP = 100
+def warming(steps: int) -> Callable[[Any], Any]:
+    """Adam whose newborns warm up."""
+    warmup = gn.scale_by_age(optax.linear_schedule(0.0, 1.0, steps))
+    return lambda rate: optax.chain(optax.adam(rate), warmup)
+
 
 ARMS: dict[str, tuple[Callable[[Any], Any], bool]] = {
     "carry": (optax.adam, False),
     "reset": (lambda rate: reset_at_births(optax.adam(rate)), False),
     "by age": (lambda rate: optax.chain(optax.adam(rate), gn.debias_by_age()), False),
-    "warm-up": (
-        lambda rate: optax.chain(
-            optax.adam(rate),
-            gn.scale_by_age(optax.linear_schedule(0.0, 1.0, WARMUP)),
-        ),
-        False,
-    ),
+    "warm-up, 20": (warming(20), False),
+    "warm-up, 100": (warming(100), False),
     "stage rates": (
         lambda rate: optax.chain(optax.adam(rate), gn.scale_by_stage_norm(8)),
         False,

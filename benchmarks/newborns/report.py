@@ -83,7 +83,7 @@ def figure(results: dict[str, Any], path: Path) -> None:
     for i, arm in enumerate(OTHERS):
         for row, (name, own) in enumerate(found.items()):
             mean, low, high = own[arm]
-            y = -row - (i - 2) * 0.15
+            y = -row - (i - 2.5) * 0.13
             error = [[mean - low], [high - mean]]
             place.errorbar(
                 mean, y, xerr=error, fmt="o", ms=4, lw=1.4, color=f"C{i + 1}",

@@ -29,6 +29,7 @@ from growthnet_policies import (
     ResidualFitting,
     Splitting,
     Tiny,
+    VarianceTransfer,
 )
 
 from .helpers import lenient
@@ -48,6 +49,7 @@ POLICIES = {
     "size weight": GradientSizeWeight(6, 0.5, learning_rate=0.5, every=EVERY),
     "splitting": Splitting(1, every=EVERY, products=4),
     "tiny": Tiny(1, every=EVERY),
+    "variance transfer": VarianceTransfer(2, every=EVERY),
 }
 OPTIMIZERS = {
     "adagrad": optax.adagrad(0.01),
@@ -202,10 +204,10 @@ class Seeing(gn.AbstractPolicy):
 
 @pytest.mark.parametrize("dtype", [*HALVES, "mixed"])
 def test_evidence_has_one_precision(dtype):
-    policy = Seeing({}, frozenset(KINDS))
+    policy = Seeing(seen={}, needs=frozenset(KINDS))
     net, (data, valid) = network("perceptron", dtype), examples()
     half = lambda net, batch, key: loss(net, batch, key).astype(jnp.bfloat16)
-    given = dict(optimizer=lenient(optax.sgd(0.1)), steps=2, key=jr.key(0))
+    given: Any = dict(optimizer=lenient(optax.sgd(0.1)), steps=2, key=jr.key(0))
     gn.fit(net, half, data, policy=policy, valid=valid, batch_size=16, **given)
     fields = {f.name for f in dataclasses.fields(gn.Evidence)}
     told = {kind for kind, found in policy.seen.items() if found}
@@ -215,7 +217,7 @@ def test_evidence_has_one_precision(dtype):
 
 def test_evidence_in_your_own_loop_has_it_too():
     needs = frozenset({"loss", "network", "gradients"})
-    policy = Seeing({}, needs)
+    policy = Seeing(seen={}, needs=needs)
     net, (data, _) = network("perceptron", "bfloat16"), examples()
     grower = gn.Grower(policy, optax.sgd(0.1))
     anatomy = gn.trace(net, jnp.zeros(4, jnp.bfloat16))

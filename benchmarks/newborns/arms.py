@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import jax.random as jr
 import optax
 
 import growthnet as gn
+from growthnet_policies import VarianceTransfer
 
 
 EVERY = 25
@@ -17,14 +17,11 @@ EVERY = 25
 
 
 class AtTimes(gn.AbstractPolicy):
-    """`add` units for every width, at given steps. With `paired`, they come in pairs
-    that read alike and are read with opposite signs, random on both sides, and what
-    reads the others is made smaller, so that the variance of what is read stays as it
-    was at first: variance transfer (arXiv 2306.12700)."""
+    """`add` units for every width, at given steps; silent ones, or as `rule` makes."""
 
     births: tuple[int, ...] = eqx.field(static=True)
     add: int = eqx.field(static=True)
-    paired: bool = eqx.field(static=True)
+    rule: VarianceTransfer | None = None
     every: int = eqx.field(static=True, default=EVERY)
     needs: frozenset[str] = eqx.field(static=True, default=frozenset({"network"}))
     optimizer: None = None
@@ -34,38 +31,17 @@ class AtTimes(gn.AbstractPolicy):
     ) -> tuple[gn.Decision, Any, Any, dict[str, Any]]:
         now = jnp.any(evidence.step == jnp.asarray(self.births))
         add = jnp.where(now, self.add, 0)
-        changes = {}
-        for i, (name, mask) in enumerate(evidence.open.items()):
-            given: dict[str, Any] = {}
-            if self.paired:
-                given = transferred(evidence, name, add, jr.fold_in(key, i))
-            changes[name] = gn.Change(mask, add, **given)
+        if self.rule is None:
+            changes = {n: gn.Change(mask, add) for n, mask in evidence.open.items()}
+            return gn.Decision(changes), trainable, memory, {}
+        arrays = evidence.anatomy.check(evidence.network, "the network")
+        stay = lambda new: {p: jnp.where(now, a, arrays[p]) for p, a in new.items()}
+        decided = self.rule.step(None, None, evidence, key=key)[0]
+        changes = {
+            name: gn.Change(c.keep, add, values=c.values, rewrite=stay(c.rewrite))
+            for name, c in decided.widths.items()
+        }
         return gn.Decision(changes), trainable, memory, {}
-
-
-def transferred(evidence: gn.Evidence, name: str, add: Any, key: Any) -> dict[str, Any]:
-    """`values` of newborn pairs, and the `rewrite` of what reads the others."""
-    anatomy, mask = evidence.anatomy, evidence.open[name]
-    width, before = anatomy.widths[name], jnp.sum(mask)
-    smaller = jnp.sqrt(before / (before + add))
-    birth = jnp.cumsum(~mask) - 1
-    sign = jnp.where(birth % 2 == 0, 1.0, -1.0)
-    values, rewrite = {}, {}
-    for i, (member, rows) in enumerate(
-        gn.unit_rows(anatomy, name, evidence.network).items()
-    ):
-        reads = member in [width.members[k] for k in width.cover]
-        if not (reads or "producer" in member.roles):
-            continue
-        own = rows * smaller if reads else rows
-        size = jnp.sqrt(jnp.mean(own**2, where=mask[:, None]))
-        new = size * jr.normal(jr.fold_in(key, i), rows.shape)[birth // 2]
-        new = new * sign[:, None] if reads else new
-        whole = gn.with_unit_rows(anatomy, name, evidence.network, {member: new})
-        values |= whole
-        if reads:
-            rewrite |= gn.with_unit_rows(anatomy, name, evidence.network, {member: own})
-    return {"values": values, "rewrite": rewrite}
 
 
 class ResetState(NamedTuple):
@@ -114,4 +90,4 @@ ARMS: dict[str, tuple[Callable[[Any], Any], bool]] = {
         True,
     ),
 }
-"""By name: an optimizer for a learning rate, and whether births are paired."""
+"""By name: an optimizer for a learning rate, and whether variances are transferred."""

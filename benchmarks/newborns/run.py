@@ -8,6 +8,7 @@ import jax.random as jr
 import numpy as np
 
 import growthnet as gn
+from growthnet_policies import VarianceTransfer
 
 from .arms import ARMS, AtTimes, EVERY
 from .tasks import Task
@@ -24,7 +25,8 @@ LAST = 4
 def losses(task: Task, name: str) -> Any:
     """A program: keys, rates and whether on test data, to the held-out losses after
     each tick, `[runs, ticks]`."""
-    make, paired = ARMS[name]
+    make, transferred = ARMS[name]
+    rule = VarianceTransfer(task.add, every=EVERY) if transferred else None
 
     def one(member: tuple[Any, Any, Any]) -> Any:
         key, rate, test = member
@@ -35,7 +37,7 @@ def losses(task: Task, name: str) -> Any:
             task.loss,
             train,
             optimizer=make(rate),
-            policy=AtTimes(births=task.births, add=task.add, paired=paired),
+            policy=AtTimes(births=task.births, add=task.add, rule=rule),
             steps=task.steps,
             key=jr.fold_in(key, 2),
             capacity=task.capacity,

@@ -15,9 +15,8 @@ from .tasks import Task
 
 
 RATES = (6e-4, 1.5e-3, 4e-3, 1e-2, 2.5e-2, 6e-2)
-AT_ONCE, SEEDS = 3, 18
-"""Rates are chosen by so many seeds at a time: as many runs as measure them, so that
-one program does both."""
+TUNING, SEEDS = 3, 18
+"""As many runs choose the rate as measure it, so that one program does both."""
 LAST = 4
 """The loss at the end is the mean over so many ticks."""
 
@@ -55,16 +54,13 @@ def losses(task: Task, name: str) -> Any:
 def run(task: Task, name: str) -> dict[str, Any]:
     """The chosen rate, and what the runs of other seeds gave with it."""
     program = losses(task, name)
-    rates = np.repeat(np.asarray(RATES, np.float32), AT_ONCE)
-    rounds = []
-    for start in range(1000, 1000 + task.tuning, AT_ONCE):
-        seeds = start + np.tile(np.arange(AT_ONCE), len(RATES))
-        rounds.append(_measured(task, program, seeds, rates, test=False)["after"])
-    each = np.reshape(rounds, (-1, len(RATES), AT_ONCE))
-    by_rate = np.mean(each, axis=(0, 2))
+    seeds = 1000 + np.tile(np.arange(TUNING), len(RATES))
+    rates = np.repeat(np.asarray(RATES, np.float32), TUNING)
+    chosen = _measured(task, program, seeds, rates, test=False)["after"]
+    by_rate = np.mean(np.reshape(chosen, (len(RATES), TUNING)), axis=1)
     best = int(np.argmin(np.where(np.isfinite(by_rate), by_rate, np.inf)))
     rate = np.full(SEEDS, RATES[best], np.float32)
-    found = _measured(task, program, 200 + np.arange(SEEDS), rate, test=True)
+    found = _measured(task, program, 100 + np.arange(SEEDS), rate, test=True)
     return {"rate": RATES[best], "tuning": by_rate.tolist(), **found}
 
 

@@ -26,7 +26,6 @@ class Task:
     - `data`: training, validation and test data from a key.
     - `score`: the loss of one example from outputs and target.
     - `widths`: which of them grow, `add` units at a time, `first` units at the start.
-    - `tuning`: how many seeds choose the learning rate.
     - `together`: is it faster to train all members in one batch?
     """
 
@@ -38,7 +37,6 @@ class Task:
     add: int
     steps: int = 2400
     batch: int = 32
-    tuning: int = 9
     together: bool = True
 
     @property
@@ -246,7 +244,6 @@ TASKS = {
         4,
         4,
         steps=1200,
-        tuning=6,
     ),
     "letters, transformer": Task(
         lambda key: Transformer(8, key=key),
@@ -257,7 +254,6 @@ TASKS = {
         8,
         steps=1200,
         batch=8,
-        tuning=3,
         together=False,
     ),
 }

@@ -84,7 +84,7 @@ def debias_by_age(b1: float = 0.9, b2: float = 0.999) -> optax.GradientTransform
     Adam divides its moments, which start at 0, by `1 - b1**t` and `1 - b2**t`. For a
     unit that is born after many steps these are 1, so its first step is
     `(1 - b1) / sqrt(1 - b2)` times the learning rate: 3.2 times with the usual numbers,
-    and up to 7 times where its gradients agree. This multiplies by
+    and up to 6.6 times where its gradients agree. This multiplies by
 
         c(age) / c(t),    c(n) = sqrt(1 - b2**n) / (1 - b1**n),
 

@@ -142,7 +142,7 @@ SAMPLE = [
     ("perceptron", "bfloat16", "gradmax", "by age"),
     ("perceptron", "mixed", "refit", "half moments"),
     ("convolution", "float16", "recycling", "clipped"),
-    ("perceptron", "float64", "north", "adam"),
+    ("perceptron", "float64", "absorb", "adam"),
 ]
 
 
@@ -202,7 +202,7 @@ class Seeing(gn.AbstractPolicy):
         return gn.Decision(), trainable, memory, {}
 
 
-@pytest.mark.parametrize("dtype", [*HALVES, "mixed"])
+@pytest.mark.parametrize("dtype", ["bfloat16", "mixed"])
 def test_evidence_has_one_precision(dtype):
     policy = Seeing(seen={}, needs=frozenset(KINDS))
     net, (data, valid) = network("perceptron", dtype), examples()

@@ -234,7 +234,7 @@ def test_layers_are_born_too():
         optax.join_schedules([WARM, optax.constant_schedule(2.0)], [4]),
         optax.piecewise_constant_schedule(1.0, {3: 0.1}),
     ],
-    ids=str,
+    ids=["linear", "constant", "cosine", "joined", "piecewise"],
 )
 def test_factors_are_the_schedule_at_each_age(schedule):
     transform: Any = lenient(gn.scale_by_age(schedule))

@@ -21,7 +21,7 @@ import jax  # noqa: E402
 import optax  # noqa: E402
 
 from .arms import ARMS  # noqa: E402
-from .report import figure, table  # noqa: E402
+from .report import figure, tables  # noqa: E402
 from .run import run  # noqa: E402
 from .tasks import TASKS  # noqa: E402
 
@@ -51,7 +51,7 @@ def main() -> None:
     spent = sum(arm["cpu_seconds"] for own in results.values() for arm in own.values())
     print(f"{platform.machine()}, Python {platform.python_version()}, jax", end=" ")
     print(f"{jax.__version__}, equinox {eqx.__version__}, optax {optax.__version__}, ")
-    print(f"{spent:.0f} s of CPU\n\n{table(results)}")
+    print(f"{spent:.0f} s of CPU\n\n{tables(results)}")
     figure(results, path.with_suffix(".png"))
 
 

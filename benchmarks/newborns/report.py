@@ -40,25 +40,29 @@ def differences(results: dict[str, Any], what: str) -> dict[str, dict[str, Inter
     return found
 
 
-def table(results: dict[str, Any]) -> str:
-    """Loss after the first birth, and at the end."""
-    after, last = (differences(results, what) for what in ("after", "last"))
-    lines = ["| network | arm | rate | loss after growth | % | last loss | % |"]
-    lines.append("|---" * 7 + "|")
+def tables(results: dict[str, Any]) -> str:
+    """Loss after the first birth, at the end, and the chosen rates."""
+    rows = [["learning rate", *ARMS], ["---"] * (1 + len(ARMS))]
     for name, own in results.items():
-        for arm in ARMS:
-            means = [f"{np.mean(own[arm][what]):.4f}" for what in ("after", "last")]
-            other = [
-                told(d[name][arm]) if arm != "carry" else "" for d in (after, last)
-            ]
-            lines.append(
-                f"| {name} | {arm} | {own[arm]['rate']:g} | {means[0]} | {other[0]} "
-                f"| {means[1]} | {other[1]} |"
-            )
-    for arm in OTHERS:
-        pair = [told(d["all five"][arm]) for d in (after, last)]
-        lines.append(f"| all five | {arm} | | | {pair[0]} | | {pair[1]} |")
-    return "\n".join(lines)
+        rows.append([name, *(f"{own[arm]['rate']:g}" for arm in ARMS)])
+    titles = {"after": "loss after growth", "last": "loss at the end"}
+    both = [_table(results, what, title) for what, title in titles.items()]
+    return "\n\n".join([*both, _lines(rows)])
+
+
+def _table(results: dict[str, Any], what: str, title: str) -> str:
+    found = differences(results, what)
+    rows = [[title, "carry", *(f"{arm}, %" for arm in OTHERS)]]
+    rows.append(["---"] * (2 + len(OTHERS)))
+    for name, own in found.items():
+        carried = results[name]["carry"][what] if name in results else []
+        mean = f"{np.mean(carried):.4f}" if carried else ""
+        rows.append([name, mean, *(told(own[arm]) for arm in OTHERS)])
+    return _lines(rows)
+
+
+def _lines(rows: list[list[str]]) -> str:
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def told(interval: Interval) -> str:

@@ -42,6 +42,11 @@ from ._evidence.unit_rows import (
 )
 from ._evidence.units import Consumer as Consumer, Producer as Producer, Units as Units
 from ._history.history import GrowthEvent as GrowthEvent, History as History
+from ._optimizer.newborns import (
+    debias_by_age as debias_by_age,
+    scale_by_age as scale_by_age,
+    scale_by_stage_norm as scale_by_stage_norm,
+)
 from ._policies.around import (
     as_policy as as_policy,
     during as during,

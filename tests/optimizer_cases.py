@@ -16,6 +16,7 @@ import numpy as np
 import optax
 from optax import contrib
 
+import growthnet as gn
 from growthnet._edits.maps import AxisEdit, LeafEdit, MapPair, PlaceEdit, UnitMap
 from growthnet._reading.layout import Atom
 
@@ -219,6 +220,17 @@ CASES = {
     "sign_sgd": Case(lambda: optax.sign_sgd(_rate)),
     "sm3": Case(lambda: optax.sm3(_rate)),
     "yogi": Case(lambda: optax.yogi(_rate)),
+    "gn.debias_by_age": Case(
+        lambda: optax.chain(optax.adam(_rate), gn.debias_by_age())
+    ),
+    "gn.scale_by_age": Case(
+        lambda: optax.chain(
+            optax.adam(_rate), gn.scale_by_age(optax.linear_schedule(0.0, 1.0, 5))
+        )
+    ),
+    "gn.scale_by_stage_norm": Case(
+        lambda: optax.chain(optax.adam(_rate), gn.scale_by_stage_norm())
+    ),
     "zero_nans": Case(lambda: optax.chain(optax.zero_nans(), optax.adam(_rate))),
     "contrib.acprop": Case(lambda: contrib.acprop(_rate)),
     "contrib.ademamix": Case(lambda: contrib.ademamix(_rate)),
@@ -244,6 +256,7 @@ CASES = {
 
 FAST = frozenset(
     "adafactor adagrad adam adamax lbfgs nest rmsprop_momentum rprop sm3 yogi "
-    "contrib.prodigy contrib.schedule_free".split()
+    "gn.debias_by_age gn.scale_by_stage_norm contrib.prodigy "
+    "contrib.schedule_free".split()
 )
 """One of each sort; the others are run by the slow suite too."""

@@ -113,7 +113,7 @@ def test_law_at_length(data, law, dtype):
     hold(data, law, dtype)
 
 
-@pytest.mark.parametrize("law", ["truth", "round_trip"])
+@pytest.mark.parametrize("law", ["truth", "round_trip", "opening_is_resizing"])
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @hypothesis.settings(max_examples=8)
 @hypothesis.given(data=st.data())

@@ -14,6 +14,7 @@ import optax
 import pytest
 
 import growthnet as gn
+from growthnet._optimizer.newborns import AgeState
 from growthnet.testing import (
     LAWS,
     make_case,
@@ -230,6 +231,13 @@ def unsquared(edit, optimizer, opt_state, params, params2):
     return OPS.transfer(edit, optax.adamax(1e-2), opt_state, params, params2)
 
 
+def born_old(edit, optimizer, opt_state, params, params2):
+    moved = OPS.transfer(edit, optimizer, opt_state, params, params2)
+    aged = lambda x: isinstance(x, AgeState)
+    older = lambda x: x._replace(ages=jtu.tree_map(lambda a: a * 0 + 3, x.ages))
+    return jtu.tree_map(lambda x: older(x) if aged(x) else x, moved, is_leaf=aged)
+
+
 def starting_over(edit, optimizer, opt_state, params, params2):
     del edit, opt_state, params
     return optimizer.init(params2)
@@ -320,6 +328,12 @@ MUTANTS = {
     "second moments aren't squared": mutant(
         "optimizer_follows", r"nu.*: .* should be scaled by c\*\*2", transfer=unsquared
     ),
+    "newborns are born old": mutant(
+        "optimizer_follows",
+        r"ages.*: newborn entries aren't what `init` gives",
+        transfer=born_old,
+        optimizer="adam_by_age",
+    ),
     "the state starts over": mutant(
         "optimizer_follows",
         r"count follows no parameter, and changed",
@@ -361,7 +375,7 @@ def test_every_law_has_a_mutant():
 
 
 @both_precisions
-@pytest.mark.parametrize("optimizer", ["adam", "adagrad"])
+@pytest.mark.parametrize("optimizer", ["adam", "adagrad", "adam_by_age"])
 def test_no_law_complains_about_the_originals(optimizer, dtype):
     assert complaints(dtype, OPS, optimizer) == {}
 

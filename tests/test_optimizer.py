@@ -195,7 +195,8 @@ ELEMENTWISE = (
     "multi_steps nadam nadamw optimistic_adam optimistic_gradient_descent partition "
     "radam rmsprop rmsprop_centered rmsprop_momentum rprop sgd_momentum yogi "
     "zero_nans contrib.acprop contrib.ademamix contrib.muon contrib.schedule_free "
-    "contrib.schedule_free_sgd"
+    "contrib.schedule_free_sgd gn.debias_by_age gn.scale_by_age "
+    "gn.scale_by_stage_norm"
 ).split()
 
 

@@ -27,6 +27,7 @@ from growthnet_policies import (
     SENN,
     Splitting,
     Tiny,
+    VarianceTransfer,
 )
 
 
@@ -212,6 +213,7 @@ OURS = [
     GradMax(every=4),
     Tiny(every=4),
     Splitting(2, every=4),
+    VarianceTransfer(2, every=4),
     # Training candidates (those of SENN too) isn't bit for bit the same in two programs
     # that are compiled without optimization, as here: `chunks_agree` asks for that.
     Firefly(2, every=4, steps=0),

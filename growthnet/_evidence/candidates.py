@@ -24,6 +24,7 @@ from .._reading.anatomy import Anatomy
 from .contractions import unit_line
 from .flows import table_of
 from .units import units_of
+from .wide import widened
 
 
 Rows: TypeAlias = dict[str, Any]
@@ -60,8 +61,9 @@ class Candidates:
         loss: Callable[..., Any],
         args: tuple[Any, ...],
         value: Callable[[Any], Any],
+        wide: Any,
     ):
-        self._growing, self._name = growing, name
+        self._growing, self._name, self._wide = growing, name, wide
         self._loss, self._args, self._value = loss, args, value
 
     def drawn(self, count: int, key: Any) -> Rows:
@@ -72,7 +74,7 @@ class Candidates:
         after = {**open_, self._name: all_}
         words = key_words(key)
         net, _ = change_openings(net, anatomy, open_, open_, after, words)
-        arrays = array_leaves(net)
+        arrays = widened(array_leaves(net), self._wide)
         return {path: place.rows(arrays[path]) for path, place in self._places(anatomy)}
 
     def activations(self, rows: Rows) -> Any:
@@ -95,7 +97,7 @@ class Candidates:
             [self._name],
             who,
         )
-        return units[self._name].activations
+        return widened(units[self._name].activations, self._wide)
 
     def rows(self, arrays: Mapping[str, Any]) -> Rows:
         """The present units as rows, `[capacity, entries]`, from arrays of the leaves'

@@ -18,6 +18,7 @@ from .._runs.data import ArrayData
 from .candidates import Candidates
 from .evidence import Evidence
 from .units import UNIT_KINDS, units_of
+from .wide import wide_type, widened
 
 
 if TYPE_CHECKING:
@@ -105,7 +106,8 @@ class Look:
     ) -> Evidence:
         """On one batch."""
         needs, view = grower.policy.needs, growing.view()
-        value = lambda net: self.value(net, batch, state)
+        wide = wide_type(growing.net)
+        value = lambda net: self.value(net, batch, state).astype(wide)
 
         def gate_slopes() -> Any:
             return jax.grad(
@@ -119,27 +121,29 @@ class Look:
             shown = {n: masked(gate, growing.open[n]) for n, gate in gates.items()}
             gates = {**growing.gates(), **shown}
             net = silence(growing.net, growing.anatomy, gates)
-            return self.value(net, seen["valid"], state)
+            return self.value(net, seen["valid"], state).astype(wide)
 
         kinds = {
-            "loss": lambda: seen["loss"],
-            "valid_loss": lambda: seen["valid_loss"],
-            "network": lambda: growing.net,
-            "gradients": lambda: eqx.filter_grad(value)(view),
-            "gate_slopes": gate_slopes,
+            "loss": lambda: seen["loss"].astype(wide),
+            "valid_loss": lambda: seen["valid_loss"].astype(wide),
+            "network": lambda: widened(growing.net, wide),
+            "gradients": lambda: widened(eqx.filter_grad(value)(view), wide),
+            "gate_slopes": lambda: widened(gate_slopes(), wide),
             "evaluate": lambda: evaluate,
             "valid_at": lambda: valid_at,
             "valid": lambda: seen["valid"],
             "on": lambda: lambda other: self._of(grower, growing, state, other, seen),
             "candidates": lambda: {
-                name: Candidates(growing, name, self.loss, (batch, _key(state)), value)
+                name: Candidates(
+                    growing, name, self.loss, (batch, _key(state)), value, wide
+                )
                 for name in growing.open
             },
-            "hessian_vector": lambda: _hessian_vector(value, view),
+            "hessian_vector": lambda: _hessian_vector(value, view, wide),
         }
         found = {kind: make() for kind, make in kinds.items() if kind in needs}
         if needs & UNIT_KINDS.keys():
-            found["units"] = units_of(
+            units = units_of(
                 view,
                 growing.anatomy,
                 self.loss,
@@ -148,6 +152,7 @@ class Look:
                 growing.open,
                 type(growing.policy).__name__,
             )
+            found["units"] = widened(units, wide)
         return Evidence(state.step, growing.open, anatomy=growing.anatomy, **found)
 
 
@@ -159,7 +164,9 @@ def _as_numbers(gates: Any) -> Any:
     return gates.astype(jnp.float32) if gates.dtype == bool else gates
 
 
-def _hessian_vector(value: Callable[[Any], Any], net: Any) -> Callable[[Any], Any]:
+def _hessian_vector(
+    value: Callable[[Any], Any], net: Any, wide: Any
+) -> Callable[[Any], Any]:
     params = array_leaves(eqx.filter(net, eqx.is_inexact_array))
     gradient = jax.grad(lambda params: value(map_arrays(net, params)))
 
@@ -170,7 +177,8 @@ def _hessian_vector(value: Callable[[Any], Any], net: Any) -> Callable[[Any], An
             for path, array in params.items()
         }
         products = jax.jvp(gradient, (params,), (along,))[1]
-        return eqx.filter(map_arrays(net, products), eqx.is_inexact_array)
+        found = eqx.filter(map_arrays(net, products), eqx.is_inexact_array)
+        return widened(found, wide)
 
     return product
 
@@ -191,7 +199,7 @@ def _checked(what: str, batches: Any, policy: Any, whole: bool = False) -> int:
 
 def _stack(past: Past, batches: int) -> Any:
     """The last batches along a new first axis; of fewer than that, some again."""
-    back = jnp.arange(batches) % jnp.maximum(past.count, 1)
+    back = jnp.arange(batches, dtype=jnp.int32) % jnp.maximum(past.count, 1)
     return jax.vmap(lambda i: past.batch_at(past.step - 1 - i))(back)
 
 

@@ -88,10 +88,11 @@ class Init:
         if origin.outer is None:
             exact = self.params.case(self.function, exact=True)
             return traced(exact).treedef.unflatten(leaves)
-        outer, single = origin.outer
+        outer, inners = origin.outer
         rest = iter(leaves)
-        whole = lambda: own.unflatten([next(rest) for _ in range(own.num_leaves)])
-        return outer.unflatten([next(rest) if one else whole() for one in single])
+        take = lambda tree: tree.unflatten([next(rest) for _ in range(tree.num_leaves)])
+        whole = lambda trees: own.unflatten([take(tree) for tree in trees])
+        return outer.unflatten([next(rest) if t is None else whole(t) for t in inners])
 
 
 def read_init(optimizer: Any, params: Any) -> Init:

@@ -17,7 +17,7 @@ from .._devices.placement import put_large, put_rest, to_host
 from .._devices.shards import check_shards
 from .._edits.maps import AxisEdit, LeafEdit
 from .._reading.layout import Atom
-from .init_values import GRADIENT, Init, Power, read_init, read_powers
+from .init_values import CONSTANT, GRADIENT, Init, Power, read_init, read_powers
 from .state_links import (
     adafactor_leaves,
     checked_leaves,
@@ -279,7 +279,8 @@ class _Mover:
                 senses = (True, False) if power == "tangled" else (True,)
                 every = range(len(edit.axes))
                 stuck = power not in _REASONS and _scaling(edit, every, senses)
-                if stuck or _scaling(edit, _missing(edit, link), (True,)):
+                summed = power != CONSTANT and _missing(edit, link)
+                if stuck or summed and _scaling(edit, summed, (True,)):
                     key = self._groups[j], link.param
                     lost[key] = max(senses, lost.get(key, ()))
         return lost

@@ -206,19 +206,28 @@ class AnySize:
     links: tuple[Link, ...]
 
     @ft.cached_property
-    def outer(self) -> tuple[Any, tuple[bool, ...]] | None:
-        """The state's structure around whole parameter trees, and which of its leaves
-        are no such trees. `None` if the state holds parts of them, as under a mask."""
+    def outer(self) -> tuple[Any, tuple[list[Any] | None, ...]] | None:
+        """The state's structure around whole parameter trees, and per leaf of it what
+        stands in place of the parameters (leaves; tuples of them in SM3), or `None` for
+        no such tree. `None` altogether if the state holds parts, as under a mask."""
         own = self.params
-        numbered = self.program.treedef.unflatten(range(len(self.links)))
-        whole = lambda x: jax.tree.structure(x) == own
-        nodes, outer = jax.tree.flatten(numbered, is_leaf=whole)
-        inside = own.num_leaves * sum(map(whole, nodes))
-        linked = sum(link.param is not None for link in self.links)
         partial = _types(own) - _PLAIN | {optax.MaskedNode}
+
+        def inner(x: Any) -> list[Any] | None:
+            try:
+                trees = [jax.tree.structure(y) for y in own.flatten_up_to(x)]
+            except (ValueError, TypeError):
+                return None
+            return None if any(_types(tree) & partial for tree in trees) else trees
+
+        numbered = self.program.treedef.unflatten(range(len(self.links)))
+        nodes, outer = jax.tree.flatten(numbered, lambda x: inner(x) is not None)
+        inners = tuple(map(inner, nodes))
+        inside = sum(tree.num_leaves for trees in inners for tree in trees or ())
+        linked = sum(link.param is not None for link in self.links)
         if inside < linked or _types(outer) & partial:
             return None
-        return outer, tuple(not whole(node) for node in nodes)
+        return outer, inners
 
 
 _PLAIN = {tuple, list, dict, type(None), None}

@@ -42,7 +42,7 @@ class _Chain(AbstractPolicy):
         for i, (policy, own) in enumerate(zip(self.policies, trainable, strict=True)):
             one = None if key is None else jr.fold_in(key, i)
             for name, gate in policy.gates(own, anatomy, key=one, train=train).items():
-                gate = gate.astype(jnp.result_type(gate, jnp.float32))
+                gate = gate.astype(float)
                 total[name] = total[name] * gate if name in total else gate
         return total
 

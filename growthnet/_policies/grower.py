@@ -22,12 +22,14 @@ from .._devices.everywhere import check_same_everywhere, spans_processes
 from .._devices.shards import multiples
 from .._edits.statics import fitting
 from .._evidence.evidence import check_needs, Evidence, GIVEN_IN_A_LOOP
+from .._evidence.wide import wide_type, widened
 from .._optimizer.first_state import initial_state
 from .._optimizer.trainable import TrainableSpec
 from .._paths import array_leaves, map_arrays, shared_leaves
 from .._reading.anatomy import Anatomy
 from .._reading.aux import own_leaves
 from .growing import (
+    applied,
     as_arrays,
     cond_pair,
     GrowerState,
@@ -267,13 +269,13 @@ class Grower:
             if path in arrays
         }
         updates = map_arrays(updates, arrays)
-        net = eqx.apply_updates(growing.net, updates)
+        net = applied(growing.net, updates)
         trainable, policy_opt_state = growing.trainable, state.policy_opt_state
         if self.policy.optimizer is not None:
             own, policy_opt_state = self.policy.optimizer.update(
                 inexact(grads.trainable), policy_opt_state, inexact(trainable)
             )
-            trainable = eqx.apply_updates(trainable, own)
+            trainable = applied(trainable, own)
         growing = replaced(growing, net=net, trainable=trainable)
         state = replaced(
             state,
@@ -317,6 +319,7 @@ class Grower:
         def speak(growing: Growing, state: GrowerState):
             found = {**given, "network": growing.net}
             wanted = {k: v for k, v in found.items() if k in self.policy.needs}
+            wanted = widened(wanted, wide_type(growing.net))
             evidence = Evidence(
                 state.step, growing.open, anatomy=growing.anatomy, **wanted
             )

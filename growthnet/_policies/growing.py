@@ -190,6 +190,19 @@ def in_place(growing: Growing, state: GrowerState) -> tuple[Growing, GrowerState
     return pinned((growing, state), growing.places)
 
 
+def applied(tree: Any, updates: Any) -> Any:
+    """The tree with updates added, in its own dtypes: optimizers with finer moments
+    than the network has make finer updates."""
+
+    def add(update: Any, leaf: Any) -> Any:
+        if update is None:
+            return leaf
+        with jax.numpy_dtype_promotion("standard"):
+            return (leaf + update).astype(leaf.dtype)
+
+    return jax.tree.map(add, updates, tree, is_leaf=lambda x: x is None)
+
+
 def inexact(tree: Any) -> Any:
     """The trainable numbers of a policy's trainables."""
     return eqx.filter(tree, eqx.is_inexact_array)

@@ -11,6 +11,7 @@ import numpy as np
 from .._capacity.capacity import change_openings, newly_open, Openings
 from .._edits.draws import key_words
 from .._evidence.evidence import Evidence
+from .._evidence.wide import wide_type, widened
 from .._optimizer.resets import reset_entries
 from .._paths import array_leaves, map_arrays
 from .growing import GrowerState, Growing, on_device, replaced
@@ -246,13 +247,9 @@ def no_decision(grower: "Grower", growing: Growing, state: GrowerState) -> Decis
 
 def _dummy_evidence(growing: Growing) -> Evidence:
     """What your own loop can give, to learn a decision's structure from."""
-    scalar = jnp.zeros(())
-    made = {
-        "loss": scalar,
-        "valid_loss": scalar,
-        "network": growing.net,
-        "gradients": growing.net,
-    }
+    wide = wide_type(growing.net)
+    scalar, net = jnp.zeros((), wide), widened(growing.net, wide)
+    made = {"loss": scalar, "valid_loss": scalar, "network": net, "gradients": net}
     wanted = {k: v for k, v in made.items() if k in growing.policy.needs}
     step = jnp.zeros((), jnp.int32)
     return Evidence(step, growing.open, anatomy=growing.anatomy, **wanted)

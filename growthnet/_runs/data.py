@@ -74,7 +74,8 @@ class ArrayData(eqx.Module):
         if self.batch_size is None:
             return None
         per_epoch = self.size // self.batch_size
-        epochs = step // per_epoch + jnp.arange((steps - 1) // per_epoch + 2)
+        more = jnp.arange((steps - 1) // per_epoch + 2, dtype=jnp.int32)
+        epochs = jnp.asarray(step, jnp.int32) // per_epoch + more
         keys = jax.vmap(lambda e: jr.fold_in(key, e))(epochs)
         return jax.vmap(lambda k: jr.permutation(k, self.size))(keys)
 

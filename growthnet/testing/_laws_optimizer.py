@@ -131,19 +131,38 @@ def _complaint(
     for (path, x), (_, y), (_, z) in zip(*map(_with_paths, states), strict=True):
         if (y.shape, y.dtype) != (z.shape, z.dtype):
             return f"{_told(path)} is {y.dtype}{y.shape}, `init` has {z.dtype}{z.shape}"
-        ends = [p for p in owners if path[-len(p) :] == p]
-        own = max(ends, key=len, default=None)
-        if own is None or owners[own] != x.shape:
+        own, axis = _owner(path, x.shape, owners)
+        if own is None:
             if np.asarray(x).tobytes() != np.asarray(y).tobytes():
                 return f"{_told(path)} follows no parameter, and changed"
             continue
         if own not in fates:
             fates[own] = _fate(edit, names[own])
-        power = optimizer.powers[_field(path[: -len(own)])]
-        wrong = fates[own].complaint(*map(np.asarray, (x, y, z)), power)
+        fate, end = fates[own], path
+        if axis is not None:
+            fate, end = fate.along(axis), path[:-1]
+        power = optimizer.powers[_field(end[: -len(own)])]
+        wrong = fate.complaint(*map(np.asarray, (x, y, z)), power)
         if wrong:
             return f"{_told(path)}: {wrong}"
     return ""
+
+
+def _owner(
+    path: Any, shape: tuple[int, ...], owners: Mapping[Any, tuple[int, ...]]
+) -> tuple[Any, int | None]:
+    """The parameter that a leaf of the state follows: as a whole, or, where its path
+    goes on with a number, along that axis."""
+    last: Any = path[-1] if path else None
+    ends: list[tuple[int, Any, int | None]] = []
+    for own, sizes in owners.items():
+        rank = len(own)
+        if path[-rank:] == own and sizes == shape:
+            ends.append((rank, own, None))
+        if path[-rank - 1 : -1] == own and isinstance(last, jtu.SequenceKey):
+            if shape == sizes[last.idx : last.idx + 1]:
+                ends.append((rank + 1, own, last.idx))
+    return max(ends, key=lambda end: end[0], default=(0, None, None))[1:]
 
 
 def _with_paths(tree: Any) -> list[tuple[Any, Any]]:
@@ -166,6 +185,10 @@ class _Fate:
     sources: tuple[np.ndarray, ...]
     factors: tuple[np.ndarray, ...]
 
+    def along(self, axis: int) -> "_Fate":
+        """Of a leaf that has one number per index of an axis."""
+        return _Fate((self.sources[axis],), (self.factors[axis],))
+
     def complaint(
         self, old: np.ndarray, moved: np.ndarray, fresh: np.ndarray, power: int
     ) -> str:
@@ -185,7 +208,8 @@ class _Fate:
         if not _same(moved, fresh, born):
             return "newborn entries aren't what `init` gives"
         wanted = taken.astype(np.float64) * factor**power
-        eps = float(jnp.finfo(moved.dtype).eps)
+        exact = jnp.issubdtype(moved.dtype, jnp.integer)
+        eps = 0.0 if exact else float(jnp.finfo(moved.dtype).eps)
         off = np.abs(moved.astype(np.float64) - wanted)
         if np.any((off > 4 * eps * np.abs(wanted)) & ~born):
             worst = float(np.max(np.where(born, 0, off)))

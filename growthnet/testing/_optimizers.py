@@ -10,6 +10,8 @@ import hypothesis.strategies as st
 import jax.tree_util as jtu
 import optax
 
+from .._optimizer.newborns import debias_by_age, scale_by_stage_norm
+
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Optimizer:
@@ -18,7 +20,7 @@ class Optimizer:
     - `name`: also its repr.
     - `transform`: the `optax.GradientTransformation`.
     - `powers`: by field name of its state, the power with which the field goes with the
-        gradients: 1 for first moments, 2 for second moments.
+        gradients: 1 for first moments, 2 for second moments, 0 for ages.
     """
 
     name: str
@@ -42,6 +44,12 @@ _MENU: Mapping[str, tuple[Callable[[], Any], Mapping[str, int]]] = MappingProxyT
     {
         "momentum": (lambda: optax.sgd(0.1, momentum=0.9), {"trace": 1}),
         "adam": (lambda: optax.adam(1e-2), _ADAM),
+        "adam_by_age": (
+            lambda: optax.chain(
+                optax.adam(1e-2), debias_by_age(), scale_by_stage_norm()
+            ),
+            {**_ADAM, "ages": 0, "stages": 0},
+        ),
         "adamw": (
             lambda: optax.chain(
                 optax.clip_by_global_norm(1.0), optax.adamw(1e-2, weight_decay=0.1)

@@ -19,3 +19,4 @@ from ._senn import SENN as SENN
 from ._size_weight import GradientSizeWeight as GradientSizeWeight
 from ._splitting import Splitting as Splitting
 from ._tiny import Tiny as Tiny
+from ._variance_transfer import VarianceTransfer as VarianceTransfer

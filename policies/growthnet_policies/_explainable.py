@@ -139,7 +139,7 @@ def explainable(
 
     def residuals(order: Any) -> dict[str, Any]:
         seen = evidence.on(jax.tree.map(lambda a: a[order], train)).units
-        return {name: -count * _fine(cotangents(seen[name])) for name in names}
+        return {name: -count * cotangents(seen[name]) for name in names}
 
     wanted = jax.lax.map(residuals, orders)
     on_train, on_test = evidence.on(train), evidence.on(test)
@@ -191,7 +191,7 @@ def _probes(
     moving = {p: rows for p, rows in made.items() if p not in still}
 
     def said(moving: Any) -> Any:
-        values = _fine(candidates.activations({**moving, **fixed}))
+        values = candidates.activations({**moving, **fixed})
         return values.reshape(len(values), count, units).transpose(1, 0, 2)
 
     def error(moving: Any) -> Any:
@@ -235,11 +235,6 @@ def _tried(
     best = loud[jnp.argmin(losses[0])]
     # An infinite loss, to begin with, isn't a matter of units.
     return jnp.where(jnp.isfinite(drops), drops, 0), at(first, best)
-
-
-def _fine(values: Any) -> Any:
-    """In single precision at least: half of it is too coarse for least squares."""
-    return values.astype(jnp.promote_types(values.dtype, jnp.float32))
 
 
 def _best_readout(values: Any, wanted: Any) -> Any:

@@ -38,7 +38,7 @@ def ranks(score: Any, mask: Any) -> Any:
 
 def best(score: Any, mask: Any, size: Any) -> Any:
     """The open units with the highest scores: `bool[capacity]`."""
-    return mask & (ranks(score, mask) < size)
+    return mask & (ranks(score, mask).astype(jnp.result_type(size)) < size)
 
 
 def rounded(size: Any, now: Any, multiple_of: int, minimum: int) -> Any:

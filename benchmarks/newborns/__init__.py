@@ -1,0 +1,1 @@
+"""What newborns' optimizer entries should be: five networks that grow under Adam."""

@@ -218,14 +218,14 @@ def _without_one(net: Any, masks: Any, batch: Any) -> Any:
     return without(owner[worst], place[worst])
 
 
-def flops(arm: str, result: Any, steps: int, bucketed: bool) -> Any:
+def flops(arm: str, result: Any, steps: int, at_buckets: bool) -> Any:
     """Executed FLOPs of every member: training, held-out losses, probes.
 
-    `bucketed`: at the capacities that `fit` would give (a member alone); else at the
+    `at_buckets`: at the capacities that `fit` would give (a member alone); else at the
     capacity of the population.
     """
     before, path = result["before"].astype(int), result["path"].astype(int)
-    capacity = _bucketed(before) if bucketed else 0 * before + CAPACITY
+    capacity = bucketed(before) if at_buckets else 0 * before + CAPACITY
     widths = [capacity[:, i].astype(float) for i in range(capacity.shape[1])]
     one = forward(widths)
     total = EVERY * 3 * TRAIN * one + VALID * one
@@ -242,13 +242,14 @@ def flops(arm: str, result: Any, steps: int, bucketed: bool) -> Any:
     return total.sum(1)
 
 
-def _bucketed(sizes: Any) -> Any:
+def bucketed(sizes: Any, most: int = CAPACITY) -> Any:
+    """The capacities that `fit` gives, by size before each tick (the last axis)."""
     buckets = gn.Buckets()
     capacity = sizes.copy()
     for run in capacity.reshape(-1, sizes.shape[-1]):
-        now = min(CAPACITY, buckets.capacity(int(run[0]) + 1))
+        now = min(most, buckets.capacity(int(run[0]) + 1))
         for t, units in enumerate(run):
-            now = max(now, buckets.capacity(int(units)))
-            now = min(CAPACITY, buckets.lowered(now, int(units)))
+            now = max(now, min(most, buckets.capacity(int(units))))
+            now = min(most, buckets.lowered(now, int(units)))
             run[t] = now
     return capacity

@@ -12,6 +12,8 @@ from .policies import Greedy, OpenLoop
 
 WIDTHS = (2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
 LEAST, MOST = WIDTHS[0], WIDTHS[-1]
+SMALL, LARGE = 32, 64
+"""At most so many units on digits, at least so many on MNIST-1D."""
 RUNGS = (0.125, 0.25, 0.5)
 """Parts of the steps after which successive halving keeps the better half."""
 
@@ -58,7 +60,9 @@ class Arm:
         if self.kind == "static":
             return gn.NoGrowth(s.steps // 8)
         if self.kind == "growthnet":
-            return NestedSize(s.until, maximum=MOST, every=s.every)
+            return NestedSize(
+                s.until, 0.05, against="both", extra=16, maximum=MOST, every=s.every
+            )
         if self.kind == "plateau":
             return Plateau(s.until, every=s.every)
         if self.kind == "pruned":

@@ -1,0 +1,120 @@
+"""Runs the arms of a task and keeps their results: a JSON file each, made once."""
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .arms import runs, Seen, tuned
+from .costs import executed
+from .settings import Arm, ARMS, Settings
+from .tasks import Task
+
+
+Row = dict[str, Any]
+
+
+def run(task: Task, s: Settings, folder: Path, only: str = "") -> None:
+    """All arms, or those whose names contain `only` and what they follow."""
+    for name, make in arms(task, s, folder):
+        path = folder / f"{name}.json"
+        if only not in name or path.exists():
+            continue
+        folder.mkdir(parents=True, exist_ok=True)
+        began, cpu = time.perf_counter(), time.process_time()
+        row = make()
+        row["seconds"] = round(time.perf_counter() - began, 1)
+        row["cpu_seconds"] = round(time.process_time() - cpu, 1)
+        beside = path.with_suffix(".part")
+        beside.write_text(json.dumps(row))
+        os.replace(beside, path)
+        print(f"{task.name}, {name}: {told(row)}", flush=True)
+
+
+def arms(
+    task: Task, s: Settings, folder: Path
+) -> Iterator[tuple[str, Callable[[], Row]]]:
+    """In an order in which each has what it needs."""
+    yield "rate", lambda: sweep_rate(task, s)
+    for width in s.widths:
+        arm = Arm("static", width)
+        rate = lambda: load(folder, "rate")["rate"]
+        yield f"static {width}", lambda a=arm, r=rate: at_rate(task, a, s, r(), {})
+    for name, arm in ARMS.items():
+        yield name, lambda a=arm: whole(task, a, s, folder)
+
+
+def load(folder: Path, name: str) -> Row:
+    """**Raises:** `ValueError` if that arm hasn't been run."""
+    path = folder / f"{name}.json"
+    if not path.exists():
+        raise ValueError(f"no results of {name!r} in {folder}; run it first")
+    return json.loads(path.read_text())
+
+
+def sweep_rate(task: Task, s: Settings) -> Row:
+    """The rate at which the best of some widths is best: one for the whole sweep."""
+    tries: dict[str, dict[str, float]] = {}
+    for width in s.tried:
+        seen, rates = tuned(task, Arm("static", width), s)
+        tries[str(width)] = means(seen, rates)
+    best = {rate: min(t[str(rate)] for t in tries.values()) for rate in s.rates}
+    return {"rate": min(best, key=lambda r: best[r]), "tries": tries}
+
+
+def whole(task: Task, arm: Arm, s: Settings, folder: Path) -> Row:
+    """Tuning, then the evaluation seeds at the best rate."""
+    path = None
+    if arm.follows:
+        followed = load(folder, arm.follows)
+        path = np.asarray(followed["path"])
+        in_tuning = np.tile(followed["tuning_path"], (len(s.rates), 1, 1))
+        seen, rates = tuned(task, arm, s, in_tuning)
+    else:
+        seen, rates = tuned(task, arm, s)
+    tries = means(seen, rates)
+    rate = min(s.rates, key=lambda r: tries[str(r)])
+    chosen = {
+        "tries": tries,
+        "tuning_path": seen["path"][rates == rate].tolist(),
+    }
+    return at_rate(task, arm, s, rate, chosen, path)
+
+
+def means(seen: Seen, rates: Any) -> dict[str, float]:
+    """Mean held-out loss by rate; a run that diverged counts as infinite."""
+    losses = np.nan_to_num(seen["valid_loss"], nan=np.inf)
+    return {str(r): float(losses[rates == r].mean()) for r in np.unique(rates)}
+
+
+def at_rate(
+    task: Task, arm: Arm, s: Settings, rate: float, known: Row, path: Any = None
+) -> Row:
+    """The evaluation seeds at one rate; the only place that looks at test data."""
+    seen = runs(task, arm, s, s.seeds, [rate] * len(s.seeds), path)
+    spent = executed(task.shape, arm, s, task.counts(), seen)
+    row: Row = {"rate": rate, **known, "flops": spent.tolist()}
+    row["found"] = seen["path"][:, -1].tolist()
+    if arm.kind != "static":
+        row["path"] = seen["path"].tolist()
+    for name in seen:
+        if name.endswith(("_loss", "_error")):
+            row[name] = np.asarray(seen[name], float).round(6).tolist()
+    if arm.kind == "static":
+        row["curve"] = np.asarray(seen["curve"], float).round(6).tolist()
+    return row
+
+
+def told(row: Row) -> str:
+    if "found" not in row:
+        return f"rate {row['rate']:g}, {row['seconds']} s"
+    units = np.median(row["found"], axis=0)
+    return (
+        f"rate {row['rate']:g}, units {units}, held out "
+        f"{np.median(row['valid_loss']):.4f}, {np.median(row['flops']) / 1e9:.2f} "
+        f"GFLOP, {row['seconds']} s, {row['cpu_seconds']} s of processor"
+    )

@@ -28,6 +28,10 @@ from .settings import FULL, QUICK  # noqa: E402
 from .tasks import TASKS  # noqa: E402
 
 
+PARTS = ("tuning", "static", "growthnet", "plateau", "pruned", "open")
+"""Of every task, in this order: first what the bars are about."""
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="digits, short runs")
@@ -44,8 +48,9 @@ def main() -> None:
     if o.seconds:
         seconds.measure(TASKS[o.task], s, folder, o.python_torch, o.repeats)
     names = o.tasks or (["teacher_6"] if o.quick else list(TASKS))
-    for name in [] if o.seconds else names:
-        run(TASKS[name], s, folder / name, o.only)
+    for part in [] if o.seconds else [o.only] if o.only else PARTS:
+        for name in names:
+            run(TASKS[name], s, folder / name, part)
     found = {name: gathered(TASKS[name], s, folder / name) for name in names}
     found = {name: rows for name, rows in found.items() if "sweep" in rows}
     print(f"{platform.machine()}, Python {platform.python_version()}, jax", end=" ")

@@ -56,7 +56,7 @@ def _task(axis: Any, name: str, rows: Rows, s: Settings) -> None:
         for found, test in zip(*_ends(rows.get(arm), key), strict=True):
             axis.annotate(
                 "", (found, test), (start, first[start]),
-                arrowprops={"arrowstyle": "-|>", "color": color, "lw": 0.7, "alpha": 0.6},
+                arrowprops={"arrowstyle": "-|>", "color": color, "lw": 0.7},
             )  # fmt: skip
         axis.plot([], [], color=color, label=arm)
     for arm, (color, mark) in POINTS.items():

@@ -91,11 +91,10 @@ def table(task: Task, rows: Rows, s: Settings) -> str:
     """Every arm of a task against the sweep."""
     best, choice = best_static(rows, s)
     numbers = task.shape.kind == "numbers"
-    heads = [
-        "arm", "rate", "units (10-90 %)", f"units / {choice}", "within 3x",
-        "held-out loss", "test loss / best", *([] if numbers else ["test error, %", "less best's, points"]),
-        "FLOPs / sweep",
-    ]  # fmt: skip
+    heads = ["arm", "rate", "units (10-90 %)", f"units / {choice}", "within 3x"]
+    heads += ["held-out loss", "test loss / best"]
+    heads += [] if numbers else ["test error, %", "less best's, points"]
+    heads += ["FLOPs / sweep"]
     lines = [
         f"**{task.title}**: the sweep's best width is {best}, its choice {choice}.\n",
         f"| {' | '.join(heads)} |",
@@ -169,7 +168,7 @@ def _small_and_large(found: dict[str, Rows]) -> list[str]:
         small, large = (float(np.median(r["found"])) for r in pair if r)
         held = small <= SMALL and large >= LARGE
         lines.append(
-            f"{arm}: {small:g} units on digits (at most {SMALL}), {large:g} on MNIST-1D "
-            f"(at least {LARGE}): {'holds' if held else '**fails**'}.  "
+            f"- {arm}: {small:g} units on digits (at most {SMALL}), {large:g} on "
+            f"MNIST-1D (at least {LARGE}): {'holds' if held else '**fails**'}."
         )
     return lines

@@ -19,7 +19,7 @@ Row = dict[str, Any]
 
 
 def run(task: Task, s: Settings, folder: Path, only: str = "") -> None:
-    """All arms, or those whose names contain `only` and what they follow."""
+    """All arms, or those whose names contain `only`."""
     for name, make in arms(task, s, folder):
         path = folder / f"{name}.json"
         if only not in name or path.exists():
@@ -38,14 +38,17 @@ def run(task: Task, s: Settings, folder: Path, only: str = "") -> None:
 def arms(
     task: Task, s: Settings, folder: Path
 ) -> Iterator[tuple[str, Callable[[], Row]]]:
-    """In an order in which each has what it needs."""
-    yield "rate", lambda: sweep_rate(task, s)
+    """In an order in which each has what it needs; first all that looks at no
+    evaluation seed."""
+    yield "tuning static", lambda: sweep_rate(task, s)
+    for name, arm in ARMS.items():
+        yield f"tuning {name}", lambda a=arm: arm_rate(task, a, s, folder)
     for width in s.widths:
         arm = Arm("static", width)
-        rate = lambda: load(folder, "rate")["rate"]
-        yield f"static {width}", lambda a=arm, r=rate: at_rate(task, a, s, r(), {})
+        known = lambda: load(folder, "tuning static")
+        yield f"static {width}", lambda a=arm, k=known: at_rate(task, a, s, k())
     for name, arm in ARMS.items():
-        yield name, lambda a=arm: whole(task, a, s, folder)
+        yield name, lambda n=name, a=arm: evaluated(task, n, a, s, folder)
 
 
 def load(folder: Path, name: str) -> Row:
@@ -66,23 +69,23 @@ def sweep_rate(task: Task, s: Settings) -> Row:
     return {"rate": min(best, key=lambda r: best[r]), "tries": tries}
 
 
-def whole(task: Task, arm: Arm, s: Settings, folder: Path) -> Row:
-    """Tuning, then the evaluation seeds at the best rate."""
+def arm_rate(task: Task, arm: Arm, s: Settings, folder: Path) -> Row:
+    """The rate with the least mean held-out loss, and the sizes that it led to."""
     path = None
     if arm.follows:
-        followed = load(folder, arm.follows)
-        path = np.asarray(followed["path"])
-        in_tuning = np.tile(followed["tuning_path"], (len(s.rates), 1, 1))
-        seen, rates = tuned(task, arm, s, in_tuning)
-    else:
-        seen, rates = tuned(task, arm, s)
+        followed = load(folder, f"tuning {arm.follows}")["path"]
+        path = np.tile(followed, (len(s.rates), 1, 1))
+    seen, rates = tuned(task, arm, s, path)
     tries = means(seen, rates)
     rate = min(s.rates, key=lambda r: tries[str(r)])
-    chosen = {
-        "tries": tries,
-        "tuning_path": seen["path"][rates == rate].tolist(),
-    }
-    return at_rate(task, arm, s, rate, chosen, path)
+    path = seen["path"][rates == rate]
+    return {"rate": rate, "tries": tries, "path": path.tolist()}
+
+
+def evaluated(task: Task, name: str, arm: Arm, s: Settings, folder: Path) -> Row:
+    known = load(folder, f"tuning {name}")
+    path = load(folder, arm.follows)["path"] if arm.follows else None
+    return at_rate(task, arm, s, known, path)
 
 
 def means(seen: Seen, rates: Any) -> dict[str, float]:
@@ -91,21 +94,21 @@ def means(seen: Seen, rates: Any) -> dict[str, float]:
     return {str(r): float(losses[rates == r].mean()) for r in np.unique(rates)}
 
 
-def at_rate(
-    task: Task, arm: Arm, s: Settings, rate: float, known: Row, path: Any = None
-) -> Row:
-    """The evaluation seeds at one rate; the only place that looks at test data."""
+def at_rate(task: Task, arm: Arm, s: Settings, known: Row, path: Any = None) -> Row:
+    """The evaluation seeds at the rate that was best in tuning; the only place that
+    looks at test data."""
+    rate = known["rate"]
     seen = runs(task, arm, s, s.seeds, [rate] * len(s.seeds), path)
     spent = executed(task.shape, arm, s, task.counts(), seen)
-    row: Row = {"rate": rate, **known, "flops": spent.tolist()}
+    row: Row = {"rate": rate, "flops": spent.tolist()}
     row["found"] = seen["path"][:, -1].tolist()
-    if arm.kind != "static":
+    if arm.kind == "static":
+        row["curve"] = np.asarray(seen["curve"], float).round(6).tolist()
+    else:
         row["path"] = seen["path"].tolist()
     for name in seen:
         if name.endswith(("_loss", "_error")):
             row[name] = np.asarray(seen[name], float).round(6).tolist()
-    if arm.kind == "static":
-        row["curve"] = np.asarray(seen["curve"], float).round(6).tolist()
     return row
 
 

@@ -1,7 +1,7 @@
 """Seconds, compile included, until each way has delivered a network.
 
-Every run is a process of its own, in alternating order. What the two ways by hand follow
-is the sizes of growthnet's first evaluation run: they are told what it had to find.
+Every run is a process of its own, in alternating order. The two ways by hand follow the
+sizes of growthnet's first evaluation run: they are told what it had to find.
 """
 
 import dataclasses
@@ -97,7 +97,7 @@ def load(folder: Path) -> Any:
 
 def table(told: Any) -> str:
     lines = [
-        f"Seconds on {told['task']}; needed is a held-out loss of {told['needed']:.4f}:\n",
+        f"Seconds on {told['task']}; needed: a held-out loss of {told['needed']:.4f}\n",
         "| way | seconds (range) | of processor | held-out loss | delivers |",
         "|---|---|---|---|---|",
     ]

@@ -24,7 +24,7 @@ Carry = tuple[Any, Any]
 
 
 class Trainer:
-    """Static training: steps `[first, last)` are one program, compiled once per size."""
+    """Static training: steps `[first, last)` are a program, compiled once per size."""
 
     def __init__(self, shape: Shape, data: Any, s: Settings, rate: float, random: Any):
         self.shape, self.data, self.random = shape, data, random

@@ -58,7 +58,7 @@ def executed(
         searching = now < s.until + every
         total = total + searching * CANDIDATES * shape.depth * held_out * one
     if arm.kind == "pruned":
-        searching = (now >= int(0.3 * s.steps)) & (now < s.until)
+        searching = (now >= s.simple[0]) & (now < s.simple[1])
         total = total + searching * sum(widths) * held_out * one
     changed = (before != path).any(-1)
     return (total + changed * 2 * s.batch * one).sum(1)

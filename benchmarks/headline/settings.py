@@ -33,7 +33,14 @@ class Settings:
 
     @property
     def until(self) -> int:
-        return int(0.6 * self.steps)
+        """Where growthnet's search ends."""
+        return int(0.4 * self.steps)
+
+    @property
+    def simple(self) -> tuple[int, int]:
+        """Where pruning begins, and where it and the plateau grower end; as in
+        `benchmarks/discovered_size`."""
+        return int(0.3 * self.steps), int(0.6 * self.steps)
 
 
 FULL = Settings()
@@ -64,9 +71,9 @@ class Arm:
                 s.until, 0.05, against="both", extra=16, maximum=MOST, every=s.every
             )
         if self.kind == "plateau":
-            return Plateau(s.until, every=s.every)
+            return Plateau(s.simple[1], every=s.every)
         if self.kind == "pruned":
-            return Greedy(int(0.3 * s.steps), s.until, every=s.every)
+            return Greedy(*s.simple, every=s.every)
         return OpenLoop(path, every=s.every)
 
 

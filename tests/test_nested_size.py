@@ -97,6 +97,36 @@ def test_training_draws_every_size_of_the_range_and_inference_has_all():
     assert policy.gates(trainable, anatomy, key=None, train=False)[NAME].all()
 
 
+def test_a_tolerance_against_both_is_small_where_little_was_won():
+    # Of classes, hardly better than chance: 10 % of the loss is half of what was won.
+    wins = jnp.array([2.3 - 0.4 * min(n, 16) / 16 for n in range(33)])
+    mask = jnp.arange(32) < 32
+    at = lambda gates: wins[jnp.sum(gates[NAME] > 0)]
+    seen = gn.Evidence(jnp.asarray(0), {NAME: mask}, valid_at=at)
+    found = {}
+    for against in ("loss", "both"):
+        policy = NestedSize(100, 0.1, against=against)
+        memory = {NAME: jnp.asarray(jnp.inf)} if against == "both" else None
+        trainable = {NAME: jnp.array([4.0, 32.0])}
+        _, after, memory, _ = policy.step(trainable, memory, seen, key=jr.key(0))
+        found[against] = 2 * int(after[NAME][0])
+        assert memory is None or jnp.allclose(memory[NAME], 2.3)
+    assert found["loss"] <= 10 < 14 <= found["both"] <= 16
+
+
+def test_against_both_finds_few_units_for_a_task_of_one_unit_inside_a_program():
+    (size,) = gn.grow(
+        mlp(2), loss, HALF, key=jr.key(1), capacity=32,
+        **options(NestedSize(600, maximum=32, every=50, against="both"), 900),
+    ).sizes.values()  # fmt: skip
+    assert size <= 4
+
+
+def test_an_unknown_against():
+    with pytest.raises(ValueError, match="against='gain'; one of 'loss', 'both'"):
+        NestedSize(100, against="gain")  # pyright: ignore[reportArgumentType]
+
+
 @pytest.mark.parametrize("start", [2, 24])
 def test_few_units_are_found_for_a_task_of_one_unit(start):
     run = gn.fit(

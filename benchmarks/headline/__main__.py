@@ -9,6 +9,7 @@ just what that panel shows, and wants a quiet machine.
 """
 
 import argparse
+import itertools as it
 import os
 import platform
 from pathlib import Path
@@ -28,7 +29,7 @@ from .settings import FULL, QUICK  # noqa: E402
 from .tasks import TASKS  # noqa: E402
 
 
-PARTS = ("static", "growthnet", "plateau", "pruned", "open")
+PARTS = (("static", "growthnet"), ("plateau",), ("pruned",), ("open",))
 """Of every task, in this order: first what the bars are about."""
 
 
@@ -48,8 +49,9 @@ def main() -> None:
     if o.seconds:
         seconds.measure(TASKS[o.task], s, folder, o.python_torch, o.repeats)
     names = o.tasks or (["teacher_6"] if o.quick else list(TASKS))
-    for part in [] if o.seconds else [o.only] if o.only else PARTS:
-        for name in names:
+    parts = ((o.only,),) if o.only else PARTS
+    for some, name in [] if o.seconds else it.product(parts, names):
+        for part in some:
             run(TASKS[name], s, folder / name, part)
     found = {name: gathered(TASKS[name], s, folder / name) for name in names}
     found = {name: rows for name, rows in found.items() if "sweep" in rows}

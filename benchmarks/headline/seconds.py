@@ -21,6 +21,7 @@ from .tasks import Task
 
 
 FOLLOWED = "growthnet from 2"
+PACKAGE = "benchmarks.headline"
 
 
 def measure(
@@ -64,7 +65,7 @@ def _arms(
     ways: dict[str, Arm] = {}
 
     def way(name: str, module: str, python: str = sys.executable, **more: Any) -> None:
-        ways[name] = Arm(f"..headline.{module}", job | more, python)
+        ways[name] = Arm(module, job | more, python, package=PACKAGE)
 
     rate = rows["sweep"]["rate"]
     way("sweep of 13 widths", "ways", way="sweep", rate=rate)

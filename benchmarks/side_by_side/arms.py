@@ -18,7 +18,7 @@ Result: TypeAlias = dict[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class Arm:
-    """One side: a module of this folder, what it is asked, and its interpreter.
+    """One side: a module of a package, what it is asked, and its interpreter.
 
     `warm` names a folder with JAX's compilation cache; without it nothing is cached.
     """
@@ -27,6 +27,7 @@ class Arm:
     job: Mapping[str, Any]
     python: str = sys.executable
     warm: str | None = None
+    package: str = "benchmarks.side_by_side"
 
     def run(self) -> Result:
         """**Raises:** `RuntimeError` with what the process said, if it fails."""
@@ -37,7 +38,7 @@ class Arm:
             environment["JAX_COMPILATION_CACHE_DIR"] = self.warm
             environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
             environment["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
-        module = f"benchmarks.side_by_side.{self.module}"
+        module = f"{self.package}.{self.module}"
         command = [self.python, "-m", module, json.dumps(dict(self.job))]
         done = subprocess.run(
             command, cwd=ROOT, env=environment, capture_output=True, text=True

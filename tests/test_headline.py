@@ -11,7 +11,7 @@ import optax
 import pytest
 
 import growthnet as gn
-from benchmarks.headline import by_hand, costs, report, run, seconds
+from benchmarks.headline import by_hand, costs, report, run, seconds, ways
 from benchmarks.headline.figure import figure
 from benchmarks.headline.policies import Greedy, OpenLoop
 from benchmarks.headline.settings import Arm, ARMS, FULL, QUICK
@@ -172,6 +172,33 @@ def test_a_schedule_is_where_sizes_change():
     path = [[2], [5], [5], [3], [4]]
     # What changes after the last step isn't trained any more.
     assert seconds.schedule(path, s) == [(40, 5), (80, 3)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "way",
+    [
+        {"way": "sweep"},
+        {"way": "halving"},
+        {"way": "by_hand", "start": 2, "schedule": [[40, 6], [80, 3]]},
+        {"way": "growthnet", "arm": "growthnet from 2"},
+    ],
+    ids=lambda way: way["way"],
+)
+def test_a_way_delivers_a_trained_network(way, tmp_path):
+    parts = TASK.data([0])
+    arrays = {
+        f"{part}_{name}": np.asarray(values[0])
+        for part in ("train", "valid")
+        for name, values in zip("xy", parts[part], strict=True)
+    }
+    np.savez(tmp_path / "data.npz", **arrays)
+    s = dataclasses.replace(SMALL, steps=160)
+    job = {"task": TASK.name, "data": str(tmp_path / "data.npz"), "rate": 1e-2, **way}
+    job["settings"] = json.loads(json.dumps(dataclasses.asdict(s)))
+    seen = ways.main(job)
+    assert seen["valid_loss"] < 0.3
+    assert seen["seconds"] > 0
 
 
 def test_digits_are_parted_once_in_equal_proportions():

@@ -35,7 +35,7 @@ PARTS = (("static", "growthnet"), ("plateau",), ("pruned",), ("open",))
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="digits, short runs")
+    parser.add_argument("--quick", action="store_true", help="a teacher, short runs")
     parser.add_argument("--tasks", nargs="+", choices=TASKS, metavar="NAME")
     parser.add_argument("--only", default="", help="arms whose names contain this")
     parser.add_argument("--results", type=Path, default=Path("headline"))

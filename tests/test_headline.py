@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -116,7 +117,11 @@ def test_pruning_asks_what_the_network_is_worth_without_each_unit():
     worth, mask = jnp.array([3.0, 1.0, 2.0, 9.0]), jnp.array([True, True, True, False])
     at = lambda gates: jnp.sum(jnp.where(mask & (gates["w"] == 0), worth, 0.0))
     evidence = gn.Evidence(jnp.asarray(100), {"w": mask}, valid_at=at)
-    assert Greedy(100, 200)._without("w", evidence)[:3].tolist() == [3.0, 1.0, 2.0]
+    assert Greedy(start=100, until=200)._without("w", evidence)[:3].tolist() == [
+        3.0,
+        1.0,
+        2.0,
+    ]
 
 
 def test_pruning_shrinks_a_real_network_while_its_loss_allows():
@@ -127,7 +132,9 @@ def test_pruning_shrinks_a_real_network_while_its_loss_allows():
     def size(tolerance):
         done = gn.grow(
             shape.network(16, jr.key(1)), shape.loss, (x, y), valid=(x, y),
-            policy=Greedy(20, 80, tolerance, 0.2, every=20),
+            policy=Greedy(
+                start=20, until=80, tolerance=tolerance, share=0.2, every=20
+            ),
             optimizer=optax.adam(1e-2), steps=100, key=jr.key(2), capacity=16,
         )  # fmt: skip
         (size,) = done.sizes.values()
@@ -138,7 +145,7 @@ def test_pruning_shrinks_a_real_network_while_its_loss_allows():
 
 
 def test_open_loop_adds_and_removes_to_the_sizes_given():
-    policy = OpenLoop(jnp.array([[3], [6]]), every=10)
+    policy = OpenLoop(path=jnp.array([[3], [6]]), every=10)
     mask = jnp.array([True] * 5 + [False] * 3)
     for step, size in ((10, 3), (20, 6)):
         seen = gn.Evidence(jnp.asarray(step), {"w": mask})
@@ -187,7 +194,7 @@ def test_a_schedule_is_where_sizes_change():
 )
 def test_a_way_delivers_a_trained_network(way, tmp_path):
     parts = TASK.data([0])
-    arrays = {
+    arrays: dict[str, Any] = {
         f"{part}_{name}": np.asarray(values[0])
         for part in ("train", "valid")
         for name, values in zip("xy", parts[part], strict=True)

@@ -23,7 +23,7 @@ import optax  # noqa: E402
 
 from . import seconds  # noqa: E402
 from .figure import figure  # noqa: E402
-from .report import bars, gathered, table  # noqa: E402
+from .report import bars, gathered, spent, table  # noqa: E402
 from .run import run  # noqa: E402
 from .settings import FULL, QUICK  # noqa: E402
 from .tasks import TASKS  # noqa: E402
@@ -60,6 +60,7 @@ def main() -> None:
     for name, rows in found.items():
         print(f"\n{table(TASKS[name], rows, s)}")
     print(f"\n{bars(found, s)}")
+    print(spent([folder / name for name in names]))
     timed = seconds.load(folder)
     print(f"\n{seconds.table(timed)}" if timed else "\nNo seconds were measured.")
     figure(found, timed, s, folder / "headline.png")

@@ -49,7 +49,6 @@ def _task(axis: Any, name: str, rows: Rows, s: Settings) -> None:
     axis.plot(
         choice, mid[s.widths.index(choice)], "k*", ms=13, label="the sweep's choice"
     )
-    top = static.max() if shape.kind == "classes" else np.quantile(static, 0.9)
     first = {LEAST: mid[0], MOST: mid[-1]}
     for arm, color in COLORS.items():
         start = LEAST if arm.endswith(" 2") else MOST
@@ -65,11 +64,17 @@ def _task(axis: Any, name: str, rows: Rows, s: Settings) -> None:
     told = {"test_loss": "test loss", "test_error": "test error, percent"}[key]
     axis.set(
         xscale="log", yscale="log", xlabel="units", ylabel=told,
-        title=TASKS[name].title, ylim=(None, 1.2 * top),
+        title=TASKS[name].title, ylim=(None, 1.3 * mid.max()),
     )  # fmt: skip
-    ticks = (2, 4, 8, 16, 32, 64, 128)
-    axis.xaxis.set_ticks(ticks, [str(t) for t in ticks])
-    axis.xaxis.set_ticks([], minor=True)
+    _plain(axis.xaxis, np.array([2, 4, 8, 16, 32, 64, 128]))
+    steps = np.outer(10.0 ** np.arange(-3, 3), [1, 2, 3, 5]).ravel()
+    bottom, top = axis.get_ylim()
+    _plain(axis.yaxis, steps[(bottom < steps) & (steps < top)])
+
+
+def _plain(axis: Any, ticks: np.ndarray) -> None:
+    axis.set_ticks(ticks, [f"{t:g}" for t in ticks])
+    axis.set_ticks([], minor=True)
 
 
 def _ends(row: Any, key: str) -> tuple[Any, Any]:

@@ -1,5 +1,6 @@
 """From results to the declared bars and tables, with intervals."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +131,13 @@ def units(row: Row) -> str:
 def span(values: tuple[float, float, float], form: str) -> str:
     mid, low, high = (f"{v:{form}}" for v in values)
     return f"{mid} ({low}, {high})"
+
+
+def spent(folders: list[Path]) -> str:
+    """What all runs of some tasks took, compiling and tuning included."""
+    rows = [json.loads(p.read_text()) for f in folders for p in f.glob("*.json")]
+    wall, processor = (sum(r[k] for r in rows) for k in ("seconds", "cpu_seconds"))
+    return f"Runs: {wall:.0f} s, {processor:.0f} s of processor."
 
 
 BARS = {

@@ -14,7 +14,7 @@ import pytest
 import growthnet as gn
 from benchmarks.headline import by_hand, costs, report, run, seconds, ways
 from benchmarks.headline.figure import figure
-from benchmarks.headline.policies import Greedy, OpenLoop
+from benchmarks.headline.greedy import Greedy
 from benchmarks.headline.settings import Arm, ARMS, FULL, QUICK
 from benchmarks.headline.tasks import Shape, TASKS
 
@@ -142,16 +142,6 @@ def test_pruning_shrinks_a_real_network_while_its_loss_allows():
 
     tolerant, strict = jax.jit(jax.vmap(size))(jnp.array([0.5, -0.5])).tolist()
     assert tolerant < 16 == strict
-
-
-def test_open_loop_adds_and_removes_to_the_sizes_given():
-    policy = OpenLoop(path=jnp.array([[3], [6]]), every=10)
-    mask = jnp.array([True] * 5 + [False] * 3)
-    for step, size in ((10, 3), (20, 6)):
-        seen = gn.Evidence(jnp.asarray(step), {"w": mask})
-        change = policy.step(None, None, seen, key=jr.key(0))[0].widths["w"]
-        assert int(change.keep.sum() + change.add) == size
-        assert not (change.keep & ~mask).any()
 
 
 def test_resizes_by_hand_keep_the_function_until_units_go():

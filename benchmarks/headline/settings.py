@@ -6,8 +6,9 @@ from typing import Any
 import growthnet as gn
 from growthnet_policies import NestedSize
 
+from ..compare_policies.replay import Replay
 from ..discovered_size.arms import Plateau
-from .policies import Greedy, OpenLoop
+from .greedy import Greedy
 
 
 WIDTHS = (2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
@@ -74,7 +75,7 @@ class Arm:
             return Plateau(s.simple[1], every=s.every)
         if self.kind == "pruned":
             return Greedy(*s.simple, every=s.every)
-        return OpenLoop(path, every=s.every)
+        return Replay(path, s.every)
 
 
 ARMS = {

@@ -1,11 +1,10 @@
-"""What growthnet is compared with, as policies: greedy pruning, open loop."""
+"""Greedy pruning, as a policy."""
 
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import jax.random as jr
 
 import growthnet as gn
 from growthnet_policies._removals import moments, rewrite  # noqa: PLC2701
@@ -67,24 +66,3 @@ class Greedy(gn.AbstractPolicy):
             each,
             batch_size=16,
         )
-
-
-class OpenLoop(gn.AbstractPolicy):
-    """Sizes of another run, decision by decision: newborns are random and silent, units
-    that go are drawn."""
-
-    path: Any  # [decisions, widths]
-    every: int = eqx.field(static=True, default=100)
-    needs: frozenset[str] = eqx.field(static=True, default=frozenset())
-    optimizer: None = None
-
-    def step(
-        self, trainable: Any, memory: Any, evidence: gn.Evidence, *, key: Any
-    ) -> Step:
-        wanted = self.path[evidence.step // self.every - 1]
-        changes = {}
-        for i, (name, mask) in enumerate(sorted(evidence.open.items())):
-            order = jnp.where(mask, jr.uniform(jr.fold_in(key, i), mask.shape), 2.0)
-            keep = mask & (jnp.argsort(jnp.argsort(order)) < wanted[i])
-            changes[name] = gn.Change(keep, wanted[i] - jnp.sum(keep))
-        return gn.Decision(changes), trainable, memory, {}

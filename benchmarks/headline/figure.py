@@ -67,7 +67,7 @@ def _task(axis: Any, name: str, rows: Rows, s: Settings) -> None:
         title=TASKS[name].title, ylim=(None, 1.3 * mid.max()),
     )  # fmt: skip
     _plain(axis.xaxis, np.array([2, 4, 8, 16, 32, 64, 128]))
-    steps = np.outer(10.0 ** np.arange(-3, 3), [1, 2, 3, 5]).ravel()
+    steps = np.outer(10.0 ** np.arange(-3, 3), [1, 2, 3, 4, 5, 6, 8]).ravel()
     bottom, top = axis.get_ylim()
     _plain(axis.yaxis, steps[(bottom < steps) & (steps < top)])
 

@@ -101,7 +101,8 @@ def table(task: Task, rows: Rows, s: Settings) -> str:
         f"| {' | '.join(heads)} |",
         "|---" * len(heads) + "|",
     ]
-    for name in [f"static {best}", *(n for n in rows if not n.startswith("static"))]:
+    static = dict.fromkeys(f"static {w}" for w in (best, s.widths[-1]))
+    for name in [*static, *(n for n in rows if not n.startswith("static"))]:
         row, seen = rows[name], judged(rows, name, s)
         cells = [name, f"{row['rate']:g}", units(row)]
         cells += [

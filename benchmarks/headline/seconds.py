@@ -41,7 +41,7 @@ def measure(
     with tempfile.TemporaryDirectory() as temporary:
         data = Path(temporary) / "data.npz"
         parts = task.data([0])
-        arrays = {
+        arrays: dict[str, Any] = {
             f"{part}_{name}": np.asarray(values[0] if task.drawn else values)
             for part in ("train", "valid")
             for name, values in zip("xy", parts[part], strict=True)

@@ -101,7 +101,7 @@ def test_a_tolerance_against_both_is_small_where_little_was_won():
     # Of classes, hardly better than chance: 10 % of the loss is half of what was won.
     wins = jnp.array([2.3 - 0.4 * min(n, 16) / 16 for n in range(33)])
     mask = jnp.arange(32) < 32
-    at = lambda gates: wins[jnp.sum(gates[NAME] > 0)]
+    at = lambda gates: wins[jnp.sum(gates[NAME], dtype=jnp.int32)]
     seen = gn.Evidence(jnp.asarray(0), {NAME: mask}, valid_at=at)
     found = {}
     for against in ("loss", "both"):
@@ -122,6 +122,7 @@ def test_against_both_finds_few_units_for_a_task_of_one_unit_inside_a_program():
     assert size <= 4
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_an_unknown_against():
     with pytest.raises(ValueError, match="against='gain'; one of 'loss', 'both'"):
         NestedSize(100, against="gain")  # pyright: ignore[reportArgumentType]

@@ -160,6 +160,9 @@ def test_conflicts_are_refused_with_both_names():
     offering = gn.as_policy(offer, every=4)
     with pytest.raises(ValueError, match="both bring `values` for 'layers.0.'"):
         fit(gn.chain(offering, offering), capacity={"*": 8})
+    turns = gn.during(offering, 0, 4), gn.during(offering, 4)
+    with pytest.raises(ValueError, match="^_Function and _Function both bring"):
+        fit(gn.chain(*turns), capacity={"*": 8})
     with pytest.raises(ValueError, match="and only one brings `values`"):
         fit(gn.chain(offering, adding(1)), capacity={"*": 8})
     with pytest.raises(ValueError, match="as 'drawn' and 'zero_out'"):

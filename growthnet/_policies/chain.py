@@ -77,7 +77,7 @@ class _Chain(AbstractPolicy):
             trainables.append(after[0])
             memories.append(after[1])
             info |= {f"{i}/{name}": value for name, value in told.items()}
-        names = [type(policy).__name__ for policy in self.policies]
+        names = [_name(policy) for policy in self.policies]
         decision = combined(decisions, names)
         return decision, tuple(trainables), tuple(memories), info
 
@@ -185,8 +185,8 @@ def _refuse_holes(
     ]
     if others and closes:
         raise ValueError(
-            f"{type(policies[i]).__name__} may close units of {closes[0]!r}, and "
-            f"{type(others[0]).__name__} counts the units of a width in order, so that "
+            f"{_name(policies[i])} may close units of {closes[0]!r}, and "
+            f"{_name(others[0])} counts the units of a width in order, so that "
             "none may be missing; chain one of them with a policy of another kind, or "
             "prune in a run of its own, from the first one's network"
         )
@@ -197,6 +197,12 @@ def _never(change: Change) -> bool:
     return isinstance(change.add, int) and change.add == 0
 
 
+def _name(policy: AbstractPolicy) -> str:
+    """Of the policy that others are around."""
+    inner = getattr(policy, "policy", None)
+    return type(policy).__name__ if inner is None else _name(inner)
+
+
 def _refuse_both(
     width: str, first: Change, second: Change, authors: tuple[str, str]
 ) -> None:
@@ -205,7 +211,7 @@ def _refuse_both(
         if getattr(first, field) and getattr(second, field):
             raise ValueError(
                 f"{who} both bring `{field}` for {width!r}; let one of them decide "
-                "about it, or let them take turns with `during`"
+                "about it, or give each a run of its own, one from the other's network"
             )
     born = not (_never(first) or _never(second))
     if born and first.init != second.init:
@@ -216,7 +222,8 @@ def _refuse_both(
     if born and (first.values or second.values):
         raise ValueError(
             f"{who} both add units to {width!r}, and only one brings `values` for "
-            "them; let them take turns with `during`"
+            "them; let one of them add, or give each a run of its own, one from the "
+            "other's network"
         )
 
 

@@ -170,6 +170,8 @@ def test_dtypes_stay_at_length(data, policy, x64):
             policy,
             data.draw(st.sampled_from(sorted(OPTIMIZERS))),
         )
+    # Every example compiles anew, and XLA crashes after some thousand programs.
+    jax.clear_caches()
 
 
 # --- what policies are given

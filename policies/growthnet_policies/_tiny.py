@@ -110,7 +110,9 @@ class Tiny(gn.AbstractPolicy):
         found = {n: best_units(self, evidence, n) for n in evidence.open}
 
         def decision(name: str, amplitude: Any, births: Any) -> gn.Decision:
-            best, root = found[name], jnp.sqrt(amplitude)
+            best = found[name]
+            amplitude = amplitude.astype(best.incoming.dtype)
+            root = jnp.sqrt(amplitude)
             values = newborns(
                 evidence,
                 name,

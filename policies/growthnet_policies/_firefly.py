@@ -29,8 +29,9 @@ import growthnet as gn
 
 from ._adam import adam
 from ._arguments import at_least
+from ._batches import recent, recent_needs
 from ._newborns import room_for
-from ._splits import check_splits, of_the_best, recent, rows_now, taken
+from ._splits import check_splits, of_the_best, rows_now, taken
 from ._trial import Trial, Tried
 
 
@@ -108,7 +109,7 @@ class Firefly(gn.AbstractPolicy):
         self.epsilon, self.rate, self.batches = epsilon, rate, batches
         self.steps, self.points = steps, points
         kinds = {"network", "candidates"}
-        self.needs = frozenset(kinds | ({"on", "batches"} if batches > 1 else set()))
+        self.needs = frozenset(kinds | recent_needs(batches))
         self.optimizer = None
 
     def init(self, anatomy: gn.Anatomy, *, key: Any) -> tuple[None, Any]:

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import growthnet as gn
 
 from ._arguments import at_least
+from ._batches import mean, mean_needs
 from ._factorizations import svd
 from ._newborns import (
     arrays_of,
@@ -85,18 +86,18 @@ class GradMax(gn.AbstractPolicy):
         self.add, self.every, self.until = add, every, until
         self.scale, self.epsilon, self.batches = scale, epsilon, batches
         kinds = {"network", "producer_inputs", "output_cotangents"}
-        self.needs = frozenset(kinds | ({"average"} if batches > 1 else set()))
+        self.needs = frozenset(kinds | mean_needs(batches))
         self.optimizer = None
 
     def step(
         self, trainable: Any, memory: Any, evidence: gn.Evidence, *, key: Any
     ) -> tuple[gn.Decision, Any, Any, dict[str, Any]]:
         del key
-        moments = {n: cross_moment(self, evidence, n) for n in evidence.open}
-        if self.batches > 1:
-            moments = evidence.average(
-                lambda e: {n: cross_moment(self, e, n) for n in e.open}, self.batches
-            )
+        moments = mean(
+            evidence,
+            lambda e: {n: cross_moment(self, e, n) for n in e.open},
+            self.batches,
+        )
         changes, info = {}, {}
         for name, mask in evidence.open.items():
             incoming, outgoing, gain = self._newborns(evidence, name, moments[name])

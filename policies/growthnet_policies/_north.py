@@ -27,9 +27,10 @@ import jax.random as jr
 import growthnet as gn
 
 from ._arguments import at_least
+from ._batches import recent, recent_needs
 from ._factorizations import eigh
 from ._newborns import offsets, one_layer, room_for
-from ._splits import parameters, recent, Rows, rows_now
+from ._splits import parameters, Rows, rows_now
 
 
 Choice = Literal["select", "pre"]
@@ -115,7 +116,7 @@ class North(gn.AbstractPolicy):
         kinds = {"network", "activations", "candidates"}
         if choice == "pre":
             kinds |= {"preactivations", "producer_inputs"}
-        self.needs = frozenset(kinds | ({"on", "batches"} if batches > 1 else set()))
+        self.needs = frozenset(kinds | recent_needs(batches))
         self.optimizer = None
 
     def init(self, anatomy: gn.Anatomy, *, key: Any) -> tuple[None, Any]:

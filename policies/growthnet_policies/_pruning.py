@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import growthnet as gn
 
 from ._arguments import at_least
+from ._batches import mean, mean_needs
 from ._removals import Moments, moments, NEEDS, Removal, rewrite
 from ._scores import Score, score_of
 from ._selection import best, Cost, Normalize, normalized, rounded, Scope, sizes_within
@@ -143,8 +144,7 @@ class Pruning(gn.AbstractPolicy):
         self.scope, self.normalize, self.removal = scope, normalize, removal
         self.multiple_of, self.minimum = multiple_of, minimum
         self.every, self.batches, self.ridge = every, batches, ridge
-        average = {"average"} if batches > 1 else set()
-        self.needs = self.score.needs | NEEDS[removal] | average
+        self.needs = self.score.needs | NEEDS[removal] | mean_needs(batches)
         self.optimizer = None
 
     def init(self, anatomy: gn.Anatomy, *, key: Any) -> tuple[None, dict[str, Any]]:
@@ -203,9 +203,7 @@ class Pruning(gn.AbstractPolicy):
                 found[name] = _Seen(score, moments(evidence, name, self.removal))
             return found
 
-        if self.batches == 1:
-            return look(evidence)
-        return evidence.average(look, self.batches)
+        return mean(evidence, look, self.batches)
 
     def _budget(self, anatomy: gn.Anatomy) -> tuple[Any, Cost]:
         """What the network may cost in the end, if that was told, and what it does."""

@@ -35,13 +35,13 @@ import growthnet as gn
 
 from ._adam import adam
 from ._arguments import at_least
+from ._batches import recent, recent_needs
 from ._kronecker import best_of, Layer, layer_of
 from ._newborns import room_for
 from ._splits import (
     apart_again,
     of_the_best,
     parameters,
-    recent,
     Rows,
     rows_now,
     side_by_side,
@@ -132,7 +132,7 @@ class SENN(gn.AbstractPolicy):
         self.proposals, self.steps, self.rate = proposals, steps, rate
         self.batches = batches
         kinds = {"network", "activations", "output_cotangents", "candidates"}
-        self.needs = frozenset(kinds | ({"on", "batches"} if batches > 1 else set()))
+        self.needs = frozenset(kinds | recent_needs(batches))
         self.optimizer = None
 
     def step(

@@ -6,7 +6,6 @@ are shared out between its copies) and of numbers that aren't trained (running m
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
 import growthnet as gn
@@ -128,14 +127,6 @@ def apart_again(values: Any, like: Rows) -> Rows:
         found[path] = values[:, start:stop].astype(like[path].dtype)
         start = stop
     return found
-
-
-def recent(evidence: gn.Evidence, batches: int) -> gn.Evidence:
-    """The evidence on the last batches as one; they need `on` and `batches`."""
-    if batches == 1:
-        return evidence
-    merged = lambda array: array.reshape(-1, *array.shape[2:])
-    return evidence.on(jax.tree.map(merged, evidence.batches(batches)))
 
 
 def of_the_best(gains: dict[str, Any], births: dict[str, Any]) -> dict[str, Any]:

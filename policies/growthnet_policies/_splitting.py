@@ -30,6 +30,7 @@ import jax.random as jr
 import growthnet as gn
 
 from ._arguments import at_least
+from ._batches import recent, recent_needs
 from ._lanczos import lowest
 from ._newborns import mean_norm, room_for
 from ._splits import (
@@ -38,7 +39,6 @@ from ._splits import (
     halves,
     of_the_best,
     parameters,
-    recent,
     rows_now,
     side_by_side,
     taken,
@@ -107,7 +107,7 @@ class Splitting(gn.AbstractPolicy):
         self.add, self.every, self.until = add, every, until
         self.epsilon, self.products, self.batches = epsilon, products, batches
         kinds = {"network", "unit_cotangents", "candidates"}
-        self.needs = frozenset(kinds | ({"on", "batches"} if batches > 1 else set()))
+        self.needs = frozenset(kinds | recent_needs(batches))
         self.optimizer = None
 
     def init(self, anatomy: gn.Anatomy, *, key: Any) -> tuple[None, Any]:

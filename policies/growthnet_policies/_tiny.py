@@ -30,6 +30,7 @@ import jax.numpy as jnp
 import growthnet as gn
 
 from ._arguments import at_least
+from ._batches import mean, mean_needs
 from ._factorizations import eigh, svd
 from ._newborns import arrays_of, cotangents, newborns, offsets, one_layer, room_for
 
@@ -99,8 +100,7 @@ class Tiny(gn.AbstractPolicy):
         needs = {"producer_inputs", "activations", "output_cotangents"}
         needs |= {"loss", "evaluate"}
         needs |= {"network"} if move else set()
-        needs |= {"average"} if batches > 1 else set()
-        self.needs = frozenset(needs)
+        self.needs = frozenset(needs | mean_needs(batches))
         self.optimizer = None
 
     def step(
@@ -138,7 +138,7 @@ class Tiny(gn.AbstractPolicy):
                         lambda a: evidence.evaluate(decision(name, a, births))
                     )(amplitudes)
 
-                return self.mean(evidence, losses)
+                return mean(evidence, losses, self.batches)
 
             amplitude, pays = best_amplitude(tried, self.amplitudes)
             # Beyond the capacity there are no slots to try: the try is believed.
@@ -148,12 +148,6 @@ class Tiny(gn.AbstractPolicy):
             changes |= taken.widths
             info[f"gain/{name}"] = jnp.sum(found[name].gains)
         return gn.Decision(changes), trainable, memory, info
-
-    def mean(self, evidence: gn.Evidence, function: Callable[[gn.Evidence], Any]):
-        """Of a function of evidence, over the batches that speak."""
-        if self.batches == 1:
-            return function(evidence)
-        return evidence.average(function, self.batches)
 
 
 def best_amplitude(tried: Callable[[Any], Any], amplitudes: Any) -> tuple[Any, Any]:
@@ -209,7 +203,7 @@ def best_units(policy: Any, evidence: gn.Evidence, name: str) -> Best:
         _, values, wanted = seen(evidence)
         return values.T @ values / len(values), values.T @ wanted / len(values)
 
-    second, cross = policy.mean(evidence, alone)
+    second, cross = mean(evidence, alone, policy.batches)
     half = _inverse_root(second, policy.ridge)
     move = half @ (half @ cross)
 
@@ -218,7 +212,7 @@ def best_units(policy: Any, evidence: gn.Evidence, name: str) -> Best:
         left = wanted - values @ move
         return inputs.T @ inputs / len(values), inputs.T @ left / len(values)
 
-    second, cross = policy.mean(evidence, rest)
+    second, cross = mean(evidence, rest, policy.batches)
     half = _inverse_root(second, policy.ridge)
     left, gains, right = svd(half @ cross)
     kept = jnp.arange(policy.add) % gains.size

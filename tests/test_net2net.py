@@ -14,7 +14,7 @@ import pytest
 
 import growthnet as gn
 from growthnet.testing import make_case
-from growthnet_policies import Net2Net
+from growthnet_policies import Firefly, Net2Net, Splitting
 from growthnet_policies._copies import copied
 
 from .test_splitting import fine, networks
@@ -244,7 +244,8 @@ def test_what_copies_can_not_share_is_refused(family, why):
         Net2Net().init(anatomy, key=jr.key(0))
 
 
-def test_masks_are_refused():
+@pytest.mark.parametrize("policy", [Net2Net(), Splitting(), Firefly()])
+def test_masks_are_refused(policy):
     net = {"in": jnp.ones((4, 3)), "mask": jnp.ones(4, bool), "out": jnp.ones((2, 4))}
 
     def call(net, x):
@@ -253,7 +254,7 @@ def test_masks_are_refused():
 
     anatomy = gn.trace(net, X[0], call=call)
     with pytest.raises(ValueError, match=r"a newborn doesn't have .* mask"):
-        Net2Net().init(anatomy, key=jr.key(0))
+        policy.init(anatomy, key=jr.key(0))
 
 
 @pytest.mark.usefixtures("unchecked")

@@ -115,7 +115,7 @@ class Firefly(gn.AbstractPolicy):
     def init(self, anatomy: gn.Anatomy, *, key: Any) -> tuple[None, Any]:
         del key
         for width in anatomy.widths.values():
-            check_splits(self, width)
+            check_splits(self, anatomy, width)
         return None, None
 
     def step(

@@ -100,11 +100,7 @@ class Net2Net(gn.AbstractPolicy):
     def init(self, anatomy: gn.Anatomy, *, key: Any) -> tuple[None, None]:
         del key
         for width in anatomy.widths.values():
-            masks = [m.path for m in width.members if anatomy.leaves[m.leaf].mask]
-            why = (
-                f"a newborn doesn't have its original's mask ({masks})" if masks else ""
-            )
-            refuse(self, width, "copy", why_not_copied(width) or why)
+            refuse(self, width, "copy", why_not_copied(anatomy, width))
         return None, None
 
     def step(

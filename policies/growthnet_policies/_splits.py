@@ -17,22 +17,23 @@ Rows = dict[str, Any]
 """By leaf path, `[capacity, entries]`, as in `gn.Candidates`."""
 
 
-def check_splits(policy: Any, width: gn.Width) -> None:
+def check_splits(policy: Any, anatomy: gn.Anatomy, width: gn.Width) -> None:
     """**Raises:** `ValueError` naming the policy, for a width whose units can't be
     shared out exactly between copies."""
     both = sorted(readers(width) & {m.path for m in made_by(width)})
     why = f"{both[0]!r} both makes and reads them" if both else ""
-    refuse(policy, width, "split", why_not_copied(width) or why)
+    refuse(policy, width, "split", why_not_copied(anatomy, width) or why)
 
 
-def why_not_copied(width: gn.Width) -> str:
+def why_not_copied(anatomy: gn.Anatomy, width: gn.Width) -> str:
     """Why a copy of a unit changes the function; empty where it needn't."""
     recipe = width.copied
     if recipe.exactness != "exact":
         return recipe.why
     if recipe.scales or recipe.epsilons or recipe.fields or recipe.whole:
         return "what has to be scaled depends on how many units there are"
-    return ""
+    masks = [m.path for m in width.members if anatomy.leaves[m.leaf].mask]
+    return f"a newborn doesn't have its original's mask ({masks})" if masks else ""
 
 
 def refuse(policy: Any, width: gn.Width, what: str, why: str) -> None:

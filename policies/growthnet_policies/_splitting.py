@@ -113,7 +113,7 @@ class Splitting(gn.AbstractPolicy):
     def init(self, anatomy: gn.Anatomy, *, key: Any) -> tuple[None, Any]:
         del key
         for width in anatomy.widths.values():
-            check_splits(self, width)
+            check_splits(self, anatomy, width)
         return None, None
 
     def step(

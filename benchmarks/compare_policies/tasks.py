@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools as ft
-import hashlib
 from collections.abc import Callable
 from typing import Any
 
@@ -10,14 +9,14 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-import numpy as np
 import optax
 from sklearn.datasets import load_digits
+
+from ..mnist_1d import mnist1d as made_mnist1d
 
 
 MOST = 64
 """Units that a width can have."""
-MNIST1D_SHA256 = "2fd1f4398fe1d065207d59f58387cd64d20103c3c3f2f7c005ee2df0513a9182"
 
 
 class Perceptron(eqx.Module):
@@ -96,25 +95,14 @@ def digits() -> Task:
 
 
 def mnist1d() -> Task:
-    """Greydanus' MNIST-1D, made by its package: 40 numbers an example; 3,000 to train
-    and 1,000 held out, parted anew by seed, and its 1,000 to test. Two hidden layers.
-
-    **Raises:** `ImportError` without the package, `ValueError` if it makes other data.
-    """
-    try:
-        from mnist1d.data import get_dataset_args, make_dataset
-    except ImportError as none:
-        raise ImportError("pip install mnist1d==0.0.2.post1") from none
-    made = make_dataset(get_dataset_args())
-    if hashlib.sha256(made["x"].tobytes()).hexdigest() != MNIST1D_SHA256:
-        raise ValueError("mnist1d made other data than version 0.0.2.post1 does")
-    x, xt = (jnp.asarray(made[k], jnp.float32) for k in ("x", "x_test"))
-    y, yt = (jnp.asarray(np.asarray(made[k], np.int32)) for k in ("y", "y_test"))
+    """MNIST-1D: 3,000 to train and 1,000 held out, parted anew by seed, and its 1,000
+    to test. Two hidden layers."""
+    (x, y), test = made_mnist1d()
 
     def data(key: Any) -> tuple[Any, Any, Any]:
         order = jr.permutation(key, len(y))
         train, valid = [(x[rows], y[rows]) for rows in (order[:3000], order[3000:])]
-        return train, valid, (xt, yt)
+        return train, valid, test
 
     return Task("mnist1d", 40, 2, data)
 

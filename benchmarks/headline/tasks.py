@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools as ft
-import hashlib
 from typing import Any, Literal
 
 import equinox as eqx
@@ -13,10 +12,10 @@ import numpy as np
 import optax
 
 from ..discovered_size.tasks import INPUTS, teacher
+from ..mnist_1d import mnist1d
 
 
 NOISE = 0.05
-MNIST1D_SHA256 = "2fd1f4398fe1d065207d59f58387cd64d20103c3c3f2f7c005ee2df0513a9182"
 Data = dict[str, tuple[Any, Any]]
 
 
@@ -119,27 +118,11 @@ def _digits() -> Data:
 
 @ft.cache
 def _mnist1d() -> Data:
-    """Greydanus' MNIST-1D (arXiv 2011.14439), made by its package: 40 numbers an
-    example; 3,200 to train and 800 held out, and its 1,000 to test.
-
-    **Raises:** `ImportError` without the package, `ValueError` if it makes other data.
-    """
-    try:
-        from mnist1d.data import (  # pyright: ignore[reportMissingImports]
-            get_dataset_args,
-            make_dataset,
-        )
-    except ImportError as none:
-        raise ImportError("pip install mnist1d==0.0.2.post1") from none
-    made = make_dataset(get_dataset_args())
-    if hashlib.sha256(made["x"].tobytes()).hexdigest() != MNIST1D_SHA256:
-        raise ValueError("mnist1d made other data than version 0.0.2.post1 does")
-    of = lambda x, y: (jnp.asarray(x, jnp.float32), jnp.asarray(np.asarray(y), int))
-    x, y = of(made["x"], made["y"])
+    """MNIST-1D: 3,200 to train and 800 held out, and its 1,000 to test."""
+    (x, y), test = mnist1d()
     order = np.random.default_rng(0).permutation(len(y))
     rows = {"train": order[:3_200], "valid": order[3_200:]}
-    parts = {k: (x[r], y[r]) for k, r in rows.items()}
-    return parts | {"test": of(made["x_test"], made["y_test"])}
+    return {k: (x[r], y[r]) for k, r in rows.items()} | {"test": test}
 
 
 _TAUGHT, _TOLD = Shape("numbers", INPUTS, 1), Shape("classes", 40, 10)

@@ -118,6 +118,14 @@ def check_resizes(
             assert off <= 1e-10 * max(1.0, np.abs(a).max()), f"off by {off}: {edit}"
 
 
+def at_rest(net, loss, data, policy, steps, **options) -> gn.Run:
+    """What a policy makes of a network that nothing trains."""
+    return gn.fit(
+        net, loss, data, optimizer=optax.sgd(0.0), policy=policy, steps=steps,
+        key=jr.key(1), **options,
+    )  # fmt: skip
+
+
 @contextlib.contextmanager
 def counting_compiles():
     """A list with an entry for every program that is compiled meanwhile."""

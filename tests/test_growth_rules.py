@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-import optax
 import pytest
 
-import growthnet as gn
 from growthnet_policies import GradMax
+
+from .helpers import at_rest
 
 
 X = jr.normal(jr.key(0), (40, 4))
@@ -24,16 +24,7 @@ def loss(net, batch, key):
 
 
 def grown(net, policy, data=(X, Y), steps=2, **options):
-    return gn.fit(
-        net,
-        loss,
-        data,
-        optimizer=optax.sgd(0.0),
-        policy=policy,
-        steps=steps,
-        key=jr.key(1),
-        **options,
-    )
+    return at_rest(net, loss, data, policy, steps, **options)
 
 
 def mlp(activation=jnp.tanh):

@@ -9,13 +9,14 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-import optax
 import pytest
 
 import growthnet as gn
 from growthnet.testing import make_case
 from growthnet_policies import Splitting
 from growthnet_policies._lanczos import lowest
+
+from .helpers import at_rest
 
 
 def loss(net, batch, key):
@@ -39,11 +40,7 @@ TOLD: Any = Told
 
 
 def grown(net, data, policy, steps=2, **options):
-    """What a policy makes of a network that rests."""
-    return gn.fit(
-        net, loss, data, optimizer=optax.sgd(0.0), policy=policy, steps=steps,
-        key=jr.key(1), **options,
-    )  # fmt: skip
+    return at_rest(net, loss, data, policy, steps, **options)
 
 
 class Layers(eqx.Module):

@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-import optax
 import pytest
 
-import growthnet as gn
 from growthnet_policies import Tiny
+
+from .helpers import at_rest
 
 
 X = jr.normal(jr.key(0), (60, 4))
@@ -44,16 +44,8 @@ class Noted(Tiny):
 noted: Any = Noted
 
 
-def run_of(net, policy, data=(X, Y)):
-    return gn.fit(
-        net,
-        loss,
-        data,
-        optimizer=optax.sgd(0.0),
-        policy=policy,
-        steps=1,
-        key=jr.key(1),
-    )
+def run_of(net, policy, data=(X, Y), steps=1):
+    return at_rest(net, loss, data, policy, steps)
 
 
 def units(net):
@@ -121,15 +113,7 @@ def test_several_batches_speak_as_one():
     """Halves of the data, in turn, give the whole data's newborns."""
     net, policy = mlp(), Tiny(2, every=2, move=True, batches=2)
     halves = [(X[:30], Y[:30]), (X[30:], Y[30:])]
-    run = gn.fit(
-        net,
-        loss,
-        halves,
-        optimizer=optax.sgd(0.0),
-        policy=policy,
-        steps=2,
-        key=jr.key(1),
-    )
+    run = run_of(net, policy, halves, steps=2)
     once = run_of(net, Tiny(2, every=1, move=True))
     assert run.sizes == once.sizes == {"layers[0]": 7}
     for a, b in zip(

@@ -5,11 +5,12 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-import optax
 import pytest
 
 import growthnet as gn
 from growthnet_policies import VarianceTransfer
+
+from .helpers import at_rest
 
 
 X = jr.normal(jr.key(0), (40, 4))
@@ -37,16 +38,7 @@ def loss(net, batch, key):
 
 
 def grown(net, policy, **options):
-    return gn.fit(
-        net,
-        loss,
-        (X, Y),
-        optimizer=optax.sgd(0.0),
-        policy=policy,
-        steps=4,
-        key=jr.key(1),
-        **options,
-    )
+    return at_rest(net, loss, (X, Y), policy, steps=4, **options)
 
 
 def mlp():
@@ -96,16 +88,7 @@ def test_variance_stays():
 
 def grown_wide(net, policy):
     data = jr.normal(jr.key(3), (8, 64)), jnp.zeros((8, 2))
-    return gn.fit(
-        net,
-        loss,
-        data,
-        optimizer=optax.sgd(0.0),
-        policy=policy,
-        steps=4,
-        key=jr.key(1),
-        widths="layers[0]",
-    ).net
+    return at_rest(net, loss, data, policy, steps=4, widths="layers[0]").net
 
 
 def test_what_is_refused():

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from jax.core import Tracer
-from jax.sharding import NamedSharding
+from jax.sharding import NamedSharding, SingleDeviceSharding
 
 from .._paths import array_leaves
 from .._reading.anatomy import Anatomy
@@ -18,11 +18,10 @@ from .._reading.layout import positions
 
 def pieces(array: Any) -> dict[int, int]:
     """Into how many pieces each axis is cut, for those that are."""
-    if isinstance(array, Tracer) or not hasattr(array, "sharding"):
+    sharding = None if isinstance(array, Tracer) else getattr(array, "sharding", None)
+    if sharding is None or isinstance(sharding, SingleDeviceSharding) or not array.size:
         return {}
-    if array.sharding is None or not array.size:
-        return {}
-    cut = array.sharding.shard_shape(array.shape)
+    cut = sharding.shard_shape(array.shape)
     counts = (n // m for n, m in zip(array.shape, cut, strict=True))
     return {axis: count for axis, count in enumerate(counts) if count > 1}
 

@@ -7,7 +7,7 @@ descent (rate 0.1). Once it has `width` units, the rule under test makes the nex
 and 499 more steps follow (rate 0.05). All arms share teacher, data, first weights and
 everything up to the birth. The activation function is relu with slope 1 at 0.
 
-    python benchmarks/growth_rules.py [--seeds 50]
+    python -m benchmarks.growth_rules [--seeds 50]
 
 - loss: mean over the 499 steps.
 - gain: norm of the gradient at the newborn's weights, at its birth.

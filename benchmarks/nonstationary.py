@@ -1,6 +1,6 @@
 """Digits whose labels change: does recycling or growth keep a network plastic?
 
-    python benchmarks/nonstationary.py [--results FILE] [--only ARM] [--report]
+    python -m benchmarks.nonstationary [--results FILE] [--only ARM] [--report]
 
 Scikit-learn's 1,797 digits, 50 phases of `PHASE` steps on batches of `BATCH`; in each
 phase the ten labels are permuted anew. Every batch is told before it is learned from:
@@ -33,6 +33,7 @@ import optax
 from sklearn.datasets import load_digits
 
 import growthnet as gn
+from benchmarks.intervals import interval
 from growthnet_policies import GradMax, Recycling
 
 
@@ -152,13 +153,6 @@ def tuned(arm: str) -> dict[str, Any]:
     }
 
 
-def interval(values: np.ndarray, sign: str = "") -> str:
-    rng = np.random.default_rng(0)
-    means = values[rng.integers(0, len(values), (10_000, len(values)))].mean(axis=1)
-    low, high = np.quantile(means, [0.025, 0.975])
-    return f"{values.mean():{sign}.2f} ({low:{sign}.2f}, {high:{sign}.2f})"
-
-
 def table(rows: dict[str, Any]) -> str:
     """Accuracies in percent: over all phases, the first five, the last ten."""
     lines = [
@@ -175,7 +169,7 @@ def table(rows: dict[str, Any]) -> str:
         cells += [interval(all_[:, :5].mean(1)), interval(late[arm])]
         for other in ("static", "reset", "wide"):
             less = late[arm] - late.get(other, np.nan)
-            cells.append("" if arm == other else interval(less, "+"))
+            cells.append("" if arm == other else interval(less, "+.2f"))
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

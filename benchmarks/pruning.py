@@ -7,7 +7,7 @@ more steps (rate 1e-3). Every arm shares data, first network and order of exampl
 seed; rates weren't tuned per arm. `scratch` is a new network of the pruned sizes,
 trained for 1,000 steps as the large one was.
 
-    python benchmarks/pruning.py [--seeds 10]
+    python -m benchmarks.pruning [--seeds 10]
 
 Prints test accuracies in percent, and after training on their difference to `random`
 with a paired 95 % bootstrap interval.
@@ -27,6 +27,7 @@ import optax
 from sklearn.datasets import load_digits
 
 import growthnet as gn
+from benchmarks.intervals import interval
 from growthnet_policies import Pruning, SCORES
 
 
@@ -139,13 +140,6 @@ def accuracies(nets: Any, data: Data) -> np.ndarray:
     return np.asarray(over(nets, data))
 
 
-def interval(values: np.ndarray) -> str:
-    rng = np.random.default_rng(0)
-    means = values[rng.integers(0, len(values), (10_000, len(values)))].mean(axis=1)
-    low, high = np.quantile(means, [0.025, 0.975])
-    return f"{values.mean():+.1f} ({low:+.1f}, {high:+.1f})"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=10)
@@ -167,10 +161,10 @@ def main() -> None:
         for (score, removal), (before, after) in results.items():
             print(
                 f"| {kept} | {score} | {removal} | {before[i].mean():.1f} "
-                f"| {after[i].mean():.1f} | {interval(after[i] - reference)} |"
+                f"| {after[i].mean():.1f} | {interval(after[i] - reference, '+.1f')} |"
             )
         small = bench.scratch(ratio)
-        difference = interval(small - reference)
+        difference = interval(small - reference, "+.1f")
         print(f"| {kept} | scratch | | | {small.mean():.1f} | {difference} |")
     print(f"\n{time.process_time() - began:.0f} CPU seconds")
 

@@ -2,7 +2,7 @@
 weights, with the same reduction over a group and the same normaliser.
 
     pip install torch==2.13.0 torch-pruning==1.6.1
-    python benchmarks/pruning_torch.py
+    python -m benchmarks.pruning_torch
 
 Importance is the sum of squares of all weights that make and read a unit, without
 biases, in units of its mean over a width.

@@ -1,6 +1,6 @@
 """Residual fitting beside its controls, on three tasks and on noise.
 
-    python benchmarks/residual_fitting.py [--seeds 10] [--tasks digits regression clone]
+    python -m benchmarks.residual_fitting [--seeds 10] [--tasks digits regression clone]
         [--batches 8]
 
 Tasks, all new for every seed (data, split, first weights):
@@ -42,6 +42,7 @@ import optax
 from sklearn.datasets import load_digits
 
 import growthnet as gn
+from benchmarks.intervals import interval
 from growthnet_policies import ResidualFitting
 
 
@@ -340,14 +341,6 @@ HELD_OUT = {64: 400, 4: 1_024, 3: 1_536}
 """Held-out examples, by inputs."""
 
 
-def interval(values: np.ndarray) -> str:
-    """The mean, with a 95 % bootstrap interval."""
-    rng = np.random.default_rng(0)
-    picks = rng.integers(0, len(values), (10_000, len(values)))
-    low, high = np.quantile(values[picks].mean(axis=1), [0.025, 0.975])
-    return f"{values.mean():.3g} ({low:.3g}, {high:.3g})"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=10)
@@ -366,8 +359,8 @@ def main() -> None:
             looks = arm in ("residual", "frozen")
             cells = [
                 arm, f"{rate:g}", f"{runs.sizes[:, -1].mean():.3g}",
-                interval(runs.test), interval(runs.test - own.test),
-                interval(runs.score), f"{work(task, runs.sizes, looks):.3g}",
+                interval(runs.test, ".3g"), interval(runs.test - own.test, ".3g"),
+                interval(runs.score, ".3g"), f"{work(task, runs.sizes, looks):.3g}",
             ]  # fmt: skip
             print("| " + " | ".join(cells) + " |")
         print(f"\nunits by tick, a row for each seed: {own.sizes.astype(int).tolist()}")

@@ -1,7 +1,7 @@
 """TINY's first-order gain beside that of gromo (PyPI), on the same weights and batch.
 
     pip install gromo torch
-    python benchmarks/tiny_gromo.py
+    python -m benchmarks.tiny_gromo
 
 The gain is the rate at which the loss falls as the new units are turned on: the sum of
 the squared singular values of `S^-1/2 N`. gromo's loss is summed over the batch.

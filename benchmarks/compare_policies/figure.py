@@ -5,7 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from .report import bounds, load, sizes_of, units
+from benchmarks.intervals import bounds
+
+from .report import load, sizes_of, units
 from .settings import POLICIES
 
 

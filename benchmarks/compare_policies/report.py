@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.intervals import interval
+
 from .settings import POLICIES, SWEEP
 
 
@@ -33,21 +35,6 @@ def picked(rows: dict[str, dict[str, Any]]) -> dict[str, Any]:
     return {"test": of("test"), "final": of("final"), "flops": spent, "rate": None}
 
 
-def interval(values: Any, digits: int = 2, sign: str = "") -> str:
-    """The mean, with a 95 % bootstrap interval over seeds."""
-    low, high = bounds(values)
-    told = f"{np.mean(values):{sign}.{digits}f} ({low:{sign}.{digits}f}, "
-    return told + f"{high:{sign}.{digits}f})"
-
-
-def bounds(values: Any) -> tuple[float, float]:
-    values = np.asarray(values)
-    rng = np.random.default_rng(0)
-    means = values[rng.integers(0, len(values), (10_000, len(values)))].mean(axis=1)
-    low, high = np.quantile(means, [0.025, 0.975])
-    return float(low), float(high)
-
-
 def difference(rows: dict[str, Any], name: str, control: str) -> np.ndarray:
     """Test error of a policy less that of a control, by seed: below 0 it is better."""
     other = rows["sweep" if control == "sweep" else f"{name} / {control}"]
@@ -65,7 +52,7 @@ def table(path: Path) -> str:
     for name in POLICIES:
         if f"{name} / equal" in rows:
             cells = [
-                interval(difference(rows, name, control), sign="+")
+                interval(difference(rows, name, control), "+.2f")
                 for control in CONTROLS
             ]
             lines.append(_line(name, rows[name], cells))

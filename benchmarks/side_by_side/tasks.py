@@ -4,24 +4,11 @@ Nothing here may import JAX or PyTorch, since each arm runs in an interpreter th
 only one of them.
 """
 
-import gzip
-import hashlib
-import os
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-
-FASHION = "/usr/share/datasets/fashion-mnist"
-SHA256 = {
-    "train-images-idx3-ubyte": (
-        "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888"
-    ),
-    "train-labels-idx1-ubyte": (
-        "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9"
-    ),
-}
+from benchmarks.fashion_mnist import fashion_mnist
 
 
 def waves() -> tuple[np.ndarray, np.ndarray]:
@@ -29,37 +16,6 @@ def waves() -> tuple[np.ndarray, np.ndarray]:
     x = np.random.default_rng(1).uniform(-1, 1, (200, 2))
     y = np.sin(3 * x[:, :1]) * np.cos(2 * x[:, 1:])
     return x.astype(np.float32), y.astype(np.float32)
-
-
-def fashion_mnist() -> tuple[np.ndarray, np.ndarray]:
-    """60,000 images as rows of 784 numbers in [0, 1], and labels.
-
-    From Debian's package `dataset-fashion-mnist`; the environment variable
-    `FASHION_MNIST` names another folder with its files (`dpkg-deb -x` needs no root).
-
-    **Raises:** `FileNotFoundError` without them, `ValueError` if they are others.
-    """
-    images, labels = (_idx(name) for name in SHA256)
-    x = images.reshape(len(images), -1).astype(np.float32) / 255
-    return x, labels.astype(np.int32)
-
-
-def _idx(name: str) -> np.ndarray:
-    folder = Path(os.environ.get("FASHION_MNIST", FASHION))
-    path = folder / f"{name}.gz"
-    if not path.exists():
-        raise FileNotFoundError(
-            f"{path}; install Debian's dataset-fashion-mnist, or unpack it and let "
-            "FASHION_MNIST name the folder"
-        )
-    data = gzip.decompress(path.read_bytes())
-    if hashlib.sha256(data).hexdigest() != SHA256[name]:
-        raise ValueError(
-            f"{path} isn't the file of Debian's package (its hash differs)"
-        )
-    rank = data[3]
-    shape = np.frombuffer(data, ">i4", rank, 4)
-    return np.frombuffer(data, np.uint8, offset=4 + 4 * rank).reshape(shape)
 
 
 def data_of(task: str) -> tuple[np.ndarray, np.ndarray]:

@@ -225,10 +225,10 @@ def test_buckets_are_a_ladder():
     assert [gn.Buckets(1).capacity(n) for n in (1, 7, 12)] == [1, 7, 12]
     small = gn.Buckets(smallest=6)
     assert [small.capacity(n) for n in (1, 6, 7, 13)] == [6, 6, 12, 24]
-    assert [small.lowered(24, n) for n in (7, 6, 1)] == [24, 12, 6]
+    assert [small.lowered(24, n) for n in (9, 8, 4, 1)] == [24, 12, 6, 6]
     with pytest.raises(ValueError, match=r"Buckets\(smallest=0\): a whole number"):
         gn.Buckets(smallest=0)
-    assert [gn.Buckets().lowered(16, n) for n in (16, 5, 4, 1)] == [16, 16, 8, 2]
+    assert [gn.Buckets().lowered(16, n) for n in (16, 6, 5, 1)] == [16, 16, 8, 2]
     assert gn.Buckets().lowered(16, 1, least=6) == 6
 
 

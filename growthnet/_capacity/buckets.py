@@ -15,7 +15,8 @@ class Buckets:
         compilation: small networks do better with more of the first.
 
     A width moves up when a decision doesn't fit, and down when its open units fit
-    `ratio ** 2` times, so that a size that hovers never moves to and fro.
+    `ratio ** 1.5` times: half a rung of slack, so that a size that hovers doesn't move
+    to and fro.
     """
 
     ratio: float | int = 2.0
@@ -42,9 +43,9 @@ class Buckets:
 
     def lowered(self, capacity: int, units: int, least: int = 0) -> int:
         """The capacity that a width should have when it doesn't need a higher one: its
-        own, or a lower rung if its open units fit `ratio ** 2` times; but no less than
-        `least`."""
-        if units * self.ratio**2 > capacity:
+        own, or a lower rung if its open units fit `ratio ** 1.5` times; but no less
+        than `least`."""
+        if units * self.ratio**1.5 > capacity:
             return capacity
-        rung = self.capacity(math.ceil(units * self.ratio))
+        rung = self.capacity(math.ceil(units * self.ratio**0.5))
         return min(capacity, max(rung, least))

@@ -1,4 +1,4 @@
-"""The ladder of capacities, as a law: enough room, not too much, no moving to and fro."""
+"""The ladder of capacities, as a law: enough room, not too much, no to and fro."""
 
 import hypothesis.strategies as st
 from hypothesis import example, given

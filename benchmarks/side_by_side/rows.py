@@ -6,6 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from benchmarks.intervals import interval
+
 from .arms import (
     alternating,
     Arm,
@@ -161,6 +165,9 @@ def tutorial(settings: Settings) -> None:
     for name, results in found.items():
         losses = ", ".join(f"{r['loss']:.3f}" for r in results)
         print(f"{name}: test MSE by seed {losses}")
+    mine, other = ([r["loss"] for r in found[n]] for n in ("growthnet, cold", "gromo"))
+    less = interval(np.subtract(mine, other), "+.4f")
+    print(f"growthnet less gromo, paired by seed: {less}")
     gromo = [t for r in found["gromo"] for t in r["growing_seconds"]]
     print(f"gromo: growths alone {min(gromo):.3g}-{max(gromo):.3g} s; sizes {sizes}")
     show(

@@ -23,6 +23,8 @@ from growthnet_policies import (
     Net2Net,
     Pruning,
     SENN,
+    Splitting,
+    Tiny,
 )
 
 from .helpers import lenient
@@ -158,11 +160,8 @@ def test_conflicts_are_refused_with_both_names():
         "layers[0]": gn.Change(evidence.open["layers[0]"], 1, values=values)
     }
     offering = gn.as_policy(offer, every=4)
-    with pytest.raises(ValueError, match="both bring `values` for 'layers.0.'"):
+    with pytest.raises(ValueError, match="both bring `values` for 'layers.0.', at st"):
         fit(gn.chain(offering, offering), capacity={"*": 8})
-    turns = gn.during(offering, 0, 4), gn.during(offering, 4)
-    with pytest.raises(ValueError, match="^_Function and _Function both bring"):
-        fit(gn.chain(*turns), capacity={"*": 8})
     with pytest.raises(ValueError, match="and only one brings `values`"):
         fit(gn.chain(offering, adding(1)), capacity={"*": 8})
     with pytest.raises(ValueError, match="as 'drawn' and 'zero_out'"):
@@ -372,7 +371,7 @@ def test_somebody_stays_and_what_can_not_fade_is_refused():
         "policy",
         *(
             pytest.param(n, marks=pytest.mark.slow)
-            for n in ("one_width", "tested", "smaller")
+            for n in ("one_width", "tested", "smaller", "turns")
         ),
     ],
 )
@@ -383,7 +382,8 @@ def test_what_the_page_composes_runs(name):
     scope: dict[str, Any] = {
         "gn": gn, "jax": jax, "jnp": jnp, "EXPLAINABLE": EXPLAINABLE,
         "explainable": explainable, "GradMax": GradMax, "Net2Net": Net2Net,
-        "Pruning": Pruning, "SENN": SENN, "anatomy": gn.trace(net, X[0]),
+        "Pruning": Pruning, "SENN": SENN, "Splitting": Splitting, "Tiny": Tiny,
+        "anatomy": gn.trace(net, X[0]),
     }  # fmt: skip
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         for block in blocks[:2]:

@@ -9,13 +9,14 @@ import jax.numpy as jnp
 
 from .._evidence.evidence import Evidence
 from .._reading.anatomy import Anatomy
-from .chain import if_due
+from .combined import if_due
 from .fading import refuse_fading
 from .growing import replaced
 from .policy import AbstractPolicy, Decision
+from .windows import Window, Windowed, Windows, windows_of
 
 
-class Around(AbstractPolicy):
+class Around(AbstractPolicy, Windowed):
     """A policy that changes what another decides, and nothing else of it."""
 
     policy: eqx.AbstractVar[AbstractPolicy]
@@ -43,6 +44,10 @@ class Around(AbstractPolicy):
     @property
     def ordered(self) -> bool:
         return self.policy.ordered
+
+    @property
+    def windows(self) -> Windows:
+        return windows_of(self.policy)
 
     def init(self, anatomy: Anatomy, *, key: Any) -> tuple[Any, Any]:
         return self.policy.init(anatomy, key=key)
@@ -73,10 +78,16 @@ class _During(Around):
     stop: Any
     period: int | None = eqx.field(static=True)
 
+    @property
+    def windows(self) -> Windows:
+        return tuple((*inner, self._window) for inner in windows_of(self.policy))
+
+    @property
+    def _window(self) -> Window:
+        return Window(self.start, self.stop, self.period)
+
     def _instead(self, decision: Decision, evidence: Evidence) -> Decision:
-        step = evidence.step if self.period is None else evidence.step % self.period
-        due = (step >= self.start) & (step < self.stop)
-        return if_due(due, decision, evidence)
+        return if_due(self._window.holds(evidence.step), decision, evidence)
 
 
 def during(

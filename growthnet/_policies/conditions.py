@@ -11,7 +11,7 @@ import jax.random as jr
 from .._evidence.evidence import Evidence
 from .._reading.anatomy import Anatomy
 from .around import Around
-from .chain import if_due
+from .combined import if_due
 from .fading import refuse_fading
 from .policy import AbstractPolicy, Decision
 

@@ -50,6 +50,9 @@ class Change(eqx.Module):
     - `slots`: `bool[capacity]`; the slots that newborns may take, if not all that are
         closed then. `chain` sets it, so that `values` meet the slots that their policy
         knew of.
+    - `valued`: booleans by leaf path; where false, `values` of that leaf don't count
+        this time, as if they weren't there. `chain` sets it, where policies with values
+        for different leaves take turns.
     """
 
     keep: Any
@@ -58,6 +61,7 @@ class Change(eqx.Module):
     values: dict[str, Any] | None = None
     rewrite: dict[str, Any] | None = None
     slots: Any = None
+    valued: dict[str, Any] | None = None
 
     def __check_init__(self):
         if self.init not in ("zero_out", "drawn"):

@@ -162,6 +162,7 @@ def apply(
     after = {n: kept[n] | born[n] for n in changes}
     drawn = frozenset(n for n, c in changes.items() if c.init == "drawn")
     values = {n: c.values or {} for n, c in changes.items()}
+    valued = {n: c.valued or {} for n, c in changes.items()}
     words = key_words(jr.fold_in(jr.fold_in(state.key, 3), state.step))
     net, changed = change_openings(
         map_arrays(growing.net, new),
@@ -172,6 +173,7 @@ def apply(
         words,
         drawn,
         values,
+        valued,
     )
     params = grower.trainable.of(net)
     paths = list(array_leaves(params))
@@ -297,7 +299,7 @@ def _complete(growing: Growing, decision: Any) -> Decision:
             for path, value in change.rewrite.items()
         }
         widths[width] = Change(
-            kept, add, change.init, change.values, rewrite, change.slots
+            kept, add, change.init, change.values, rewrite, change.slots, change.valued
         )
     return Decision(widths)
 

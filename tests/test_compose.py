@@ -433,9 +433,9 @@ def test_what_the_page_composes_runs(name):
     net = eqx.nn.MLP(3, 1, 4, 2, activation=jnp.tanh, key=jr.key(0))
     scope: dict[str, Any] = {
         "gn": gn, "jax": jax, "jnp": jnp, "EXPLAINABLE": EXPLAINABLE,
-        "explainable": explainable, "Firefly": Firefly, "GradMax": GradMax, "Net2Net": Net2Net,
-        "Pruning": Pruning, "SENN": SENN, "Splitting": Splitting, "Tiny": Tiny,
-        "anatomy": gn.trace(net, X[0]),
+        "explainable": explainable, "Firefly": Firefly, "GradMax": GradMax,
+        "Net2Net": Net2Net, "Pruning": Pruning, "SENN": SENN,
+        "Splitting": Splitting, "Tiny": Tiny, "anatomy": gn.trace(net, X[0]),
     }  # fmt: skip
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         for block in blocks[:2]:

@@ -236,6 +236,7 @@ def told(watch, losses, patience, tolerance=0.0):
         evidence = gn.Evidence(
             jnp.asarray(4),
             {"layers[0]": jnp.ones(4, bool)},
+            anatomy=anatomy,
             **{watch: jnp.asarray(loss)},
         )
         decision, trainable, memory, _ = policy.step(

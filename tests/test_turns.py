@@ -101,8 +101,8 @@ def member(which, paths, rewritten, births, seed):
     return gn.as_policy(decide, every=1, needs=["network"])
 
 
-def decision_of(policy, step):
-    given = {"network": GROWING.net, "anatomy": GROWING.anatomy}
+def decision_of(policy, step, **given):
+    given = {"network": GROWING.net, "anatomy": GROWING.anatomy, **given}
     evidence = gn.Evidence(jnp.asarray(step), GROWING.open, **given)
     own = policy.init(GROWING.anatomy, key=jr.key(0))
     return policy.step(*own, evidence, key=jr.key(0))[0]
@@ -225,11 +225,48 @@ def test_overlapping_turns_are_refused_with_their_times():
             gn.chain(
                 gn.chain(gn.during(both[0], 0, 4), gn.during(both[0], 8)), both[1]
             ),
-            r"_Chain \[0, 4\) or \[8, \d+\) and Splitting always",
+            r"chain.Tiny, Tiny. \[0, 4\) or \[8, \d+\) and Splitting always",
         ),
     ):
         with pytest.raises(ValueError, match=why):
             at_rest(mlp(), loss, (X, Y), policy, 8)
+
+
+def faulty(**wrong):
+    def decide(evidence, key):
+        mask = evidence.open[FIRST]
+        return {FIRST: gn.Change(**{"keep": mask, "add": 1, **wrong})}
+
+    return gn.as_policy(decide, every=4, needs=["network"])
+
+
+FAULTS = {
+    r"keep for 'layers.0.' is bool\(\); it must be bool": {"keep": jnp.asarray(True)},
+    r"add for 'layers.0.' is int32\(1,\); it must be one": {"add": jnp.ones(1, int)},
+    r"values for 'layers.0..bias' have shape \(1,\); the leaf": {
+        "values": {"layers[0].bias": jnp.zeros(1)}
+    },
+    r"rewrite of 'layers.0..bias' for .* has shape \(1,\); the leaf": {
+        "rewrite": {"layers[0].bias": jnp.zeros(1)}
+    },
+    "rewrite of 'x' for .*, which isn't a leaf": {"rewrite": {"x": jnp.zeros(1)}},
+}
+AROUND = (
+    lambda policy: gn.during(policy, 0, 8),
+    lambda policy: gn.chain(gn.NoGrowth(4), policy),
+    lambda policy: gn.provided(policy, lambda evidence, key: True),
+    lambda policy: gn.on_plateau(policy, watch="loss"),
+    lambda policy: gn.if_it_pays(policy),
+    lambda policy: gn.fading(policy, 2),
+)
+
+
+@pytest.mark.parametrize("message", FAULTS)
+def test_around_a_policy_its_faults_are_named_as_its_own(message):
+    for around in AROUND:
+        policy = around(faulty(**FAULTS[message]))
+        with pytest.raises(ValueError, match=f"^_Function: {message}"):
+            decision_of(policy, 4, loss=jnp.ones(()), evaluate=lambda decision: 0.0)
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ from .._evidence.evidence import Evidence
 from .._reading.anatomy import Anatomy
 from .combined import if_due
 from .fading import refuse_fading
+from .faults import asked
 from .growing import replaced
 from .policy import AbstractPolicy, Decision
 from .windows import Window, Windowed, Windows, windows_of
@@ -64,7 +65,7 @@ class Around(AbstractPolicy, Windowed):
     def step(
         self, trainable: Any, memory: Any, evidence: Evidence, *, key: Any
     ) -> tuple[Decision, Any, Any, dict[str, Any]]:
-        decision, *rest = self.policy.step(trainable, memory, evidence, key=key)
+        decision, *rest = asked(self.policy, trainable, memory, evidence, key=key)
         trainable, memory, info = rest
         return self._instead(decision, evidence), trainable, memory, info
 

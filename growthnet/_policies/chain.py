@@ -13,8 +13,9 @@ import optax
 from .._evidence.evidence import Evidence
 from .._reading.anatomy import Anatomy
 from .combined import combined, if_due, Member
+from .faults import asked
 from .growing import replaced
-from .policy import AbstractPolicy, Decision, free_slots
+from .policy import AbstractPolicy, Decision, free_slots, name_of
 from .windows import hold, Windowed, Windows, windows_of
 
 
@@ -68,8 +69,8 @@ class _Chain(AbstractPolicy, Windowed):
         decisions, trainables, memories, info = [], [], [], {}
         for i, policy in enumerate(self.policies):
             given = trainable[i], memory[i]
-            decision, *after, told = policy.step(
-                *given, evidence, key=jr.fold_in(key, i)
+            decision, *after, told = asked(
+                policy, *given, evidence, key=jr.fold_in(key, i)
             )
             _refuse_holes(self.policies, i, decision, evidence)
             if policy.every != self.every:
@@ -83,7 +84,7 @@ class _Chain(AbstractPolicy, Windowed):
             memories.append(after[1])
             info |= {f"{i}/{name}": value for name, value in told.items()}
         members = [
-            Member(_name(p), windows_of(p), hold(windows_of(p), evidence.step))
+            Member(name_of(p), windows_of(p), hold(windows_of(p), evidence.step))
             for p in self.policies
         ]
         decision = combined(decisions, members)
@@ -173,14 +174,8 @@ def _refuse_holes(
     ]
     if others and closes:
         raise ValueError(
-            f"{_name(policies[i])} may close units of {closes[0]!r}, and "
-            f"{_name(others[0])} counts the units of a width in order, so that "
+            f"{name_of(policies[i])} may close units of {closes[0]!r}, and "
+            f"{name_of(others[0])} counts the units of a width in order, so that "
             "none may be missing; chain one of them with a policy of another kind, or "
             "prune in a run of its own, from the first one's network"
         )
-
-
-def _name(policy: AbstractPolicy) -> str:
-    """Of the policy that others are around."""
-    inner = getattr(policy, "policy", None)
-    return type(policy).__name__ if inner is None else _name(inner)

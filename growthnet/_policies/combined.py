@@ -48,9 +48,9 @@ def combined(decisions: Iterable[Decision], members: Iterable[Member]) -> Decisi
 def _one(parts: Sequence[Part]) -> Change:
     changes = [change for change, _ in parts]
     born = [part for part in parts if not _never(part[0])]
-    same = lambda a, b: a if a is b else a & b
+    both = lambda a, b: a if a is b else a & b
     change = Change(
-        ft.reduce(same, [change.keep for change in changes]),
+        ft.reduce(both, [change.keep for change in changes]),
         ft.reduce(operator.add, [change.add for change in changes]),
         (born or parts)[0][0].init,
         rewrite=_picked([(c.rewrite, m) for c, m in parts]),

@@ -13,6 +13,7 @@ from .._reading.anatomy import Anatomy
 from .around import Around
 from .combined import if_due
 from .fading import refuse_fading
+from .faults import asked
 from .policy import AbstractPolicy, Decision, free_slots
 
 
@@ -28,7 +29,7 @@ class _Provided(Around):
     def step(
         self, trainable: Any, memory: Any, evidence: Evidence, *, key: Any
     ) -> tuple[Decision, Any, Any, dict[str, Any]]:
-        decision, *rest = self.policy.step(trainable, memory, evidence, key=key)
+        decision, *rest = asked(self.policy, trainable, memory, evidence, key=key)
         trainable, memory, info = rest
         holds = self.condition(evidence, jr.fold_in(key, 1))
         return self._where(holds, decision, evidence), trainable, memory, info
@@ -120,8 +121,8 @@ class _OnPlateau(Around):
         self, trainable: Any, memory: Any, evidence: Evidence, *, key: Any
     ) -> tuple[Decision, Any, Any, dict[str, Any]]:
         memory, best, waited = memory
-        decision, trainable, memory, info = self.policy.step(
-            trainable, memory, evidence, key=key
+        decision, trainable, memory, info = asked(
+            self.policy, trainable, memory, evidence, key=key
         )
         now = getattr(evidence, self.watch).astype(best.dtype)
         falls = now < best - self.tolerance * jnp.abs(best)

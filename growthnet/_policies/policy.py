@@ -161,6 +161,16 @@ class NoGrowth(AbstractPolicy):
     optimizer: None = None
 
 
+def name_of(policy: Any) -> str:
+    """For messages: the name of a policy; of those that it is around, if it is."""
+    inner, members = getattr(policy, "policy", None), getattr(policy, "policies", ())
+    if isinstance(inner, AbstractPolicy):
+        return name_of(inner)
+    if members and all(isinstance(member, AbstractPolicy) for member in members):
+        return f"chain({', '.join(name_of(member) for member in members)})"
+    return type(policy).__name__
+
+
 def never_decides(policy: AbstractPolicy) -> bool:
     """A policy without a `step` of its own needs no room, and is never asked."""
     return type(policy).step is AbstractPolicy.step

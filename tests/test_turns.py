@@ -20,6 +20,7 @@ from .helpers import at_rest
 from .test_rewrite import (
     FIRST,
     GROWING,
+    inner,
     LEAVES,
     loss,
     MEMBERS,
@@ -79,8 +80,9 @@ def test_of_windows_with_traced_numbers_nothing_is_known():
 # --- decisions
 
 
-def member(which, paths, rewritten, births, seed):
+def member(brings, births, seed, which=FIRST):
     """A policy that brings some values and rewrites, always the same."""
+    paths, rewritten = brings
     values = random_values(seed, [MEMBERS[which][i] for i in paths])
     other = random_values(seed + 1, LEAVES)
 
@@ -121,7 +123,7 @@ WHO = st.tuples(BRINGS, st.integers(0, 2), st.integers(0, 30))
 @example(((((), LEAVES[1:]), 1, 0), (((0, 1, 2), LEAVES[:1]), 2, 4)), (2, 4, 6), 1)
 def test_in_turns_everyone_does_what_it_does_alone(who, cut, step):
     start, stop, period = cut
-    one, other = (member(FIRST, *brings, births, seed) for brings, births, seed in who)
+    one, other = (member(*own) for own in who)
     turns = (
         gn.during(one, 0, start, period=period),
         gn.during(other, start, stop, period=period),
@@ -150,15 +152,15 @@ CASES = (
 
 
 def in_turns():
-    inner = test_in_turns_everyone_does_what_it_does_alone.hypothesis.inner_test
+    law = inner(test_in_turns_everyone_does_what_it_does_alone)
     for who, step in it.product(CASES, (1, 3)):
-        inner(who, (2, 4, 6), step)
+        law(who, (2, 4, 6), step)
 
 
 def no_step_in_common():
-    inner = test_windows_apart_have_no_step_in_common.hypothesis.inner_test
-    inner(((Window(0, 3, 4),),), ((Window(10, 11, None),),))
-    inner(((Window(0, 3, None),),), ((Window(2, 4, None),),))
+    law = inner(test_windows_apart_have_no_step_in_common)
+    law(((Window(0, 3, 4),),), ((Window(10, 11, None),),))
+    law(((Window(0, 3, None),),), ((Window(2, 4, None),),))
 
 
 MUTANTS = {

@@ -99,7 +99,7 @@ def _valued(path: str, born: Sequence[Part]) -> Any:
 
 
 def _refuse_both(width: str, first: Part, second: Part) -> None:
-    changes, members = zip(first, second, strict=True)
+    changes, members = [first[0], second[0]], [first[1], second[1]]
     who = " and ".join(member.name for member in members)
     born = not any(_never(change) for change in changes)
     if born and changes[0].init != changes[1].init:

@@ -4,7 +4,7 @@ Perceptrons of two hidden relu layers of 64 units are trained (Adam, batches of 
 lose the same fraction of both layers in one look at training data, and are trained on.
 `scratch` is a new network of the pruned size, trained for as many steps in all, or for
 as many as all FLOPs of the pruned one pay for. Data are parted anew by seed, first
-networks and orders of examples are shared by the arms. Rates are the best of four on
+networks and orders of examples are shared by the arms. Rates are the best of five on
 held-out data of other seeds: of the large network, of every arm's training on at every
 size, and from scratch.
 

@@ -46,7 +46,7 @@ def run(task: Task, path: Path) -> None:
 
 
 def tune(nets: Nets, results: Results) -> Results:
-    """Rates by arm and units kept: the best of four on the held-out data of the tuning
+    """Rates by arm and units kept: the best of five on the held-out data of the tuning
     seeds."""
     del results
     task, own = nets.task, keys(tuning=True)

@@ -51,7 +51,7 @@ TASKS = {
 WIDTH, KEPT = 64, (32, 16, 8)
 """Units of both hidden layers, at first and after pruning."""
 BATCH = 64
-RATES = (3e-4, 1e-3, 3e-3, 1e-2)
+RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
 TUNING, SEEDS = 3, 10
 ARMS = [f"{score} silence" for score in SCORES]
 ARMS += [f"{s} {r}" for s in ("random", "fisher") for r in ("absorb", "refit")]

@@ -14,7 +14,7 @@ for every seed (data, split, first weights):
     is the cost of 200 steps with the clone in its place.
 - `noise`: the same inputs as `regression`, outputs that have nothing to do with them.
 
-Arms, one hidden tanh layer each, Adam; the rate of every arm is the best of three on
+Arms, one hidden tanh layer each, Adam; the rate of every arm is the best of five on
 held-out data of three other seeds:
 
 - `small`: 4 units. `large`: 48 units.

@@ -30,7 +30,7 @@ from .tasks import Task
 
 
 LARGE = 48
-RATES = (1e-3, 3e-3, 1e-2)
+RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
 TUNING = 3
 Rows = dict[str, dict[str, Any]]
 

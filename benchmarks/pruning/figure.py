@@ -46,7 +46,7 @@ def _panel(axis: Any, results: Results, what: str, title: str) -> None:
     params = results["params"]
     part = lambda width: 100 * params[str(width)] / params[str(WIDTH)]
     x = [part(width) for width in KEPT]
-    for name, (label, color, mark, style) in LINES.items():
+    for i, (name, (label, color, mark, style)) in enumerate(LINES.items()):
         if what == "pruned" and name.startswith("scratch"):
             continue
         runs = [results["runs"][f"{name} {width}"][what] for width in KEPT]
@@ -57,10 +57,20 @@ def _panel(axis: Any, results: Results, what: str, title: str) -> None:
             [m - e[0] for m, e in zip(means, ends, strict=True)],
             [e[1] - m for m, e in zip(means, ends, strict=True)],
         ]
+        aside = 1.02 ** (i - len(LINES) / 2)  # Or bars hide one another.
         axis.errorbar(
-            x, means, off, label=label, color=color, marker=mark, ls=style, ms=5, lw=1.2
+            np.array(x) * aside,
+            means,
+            off,
+            label=label,
+            color=color,
+            marker=mark,
+            ls=style,
+            ms=5,
+            lw=1.2,
         )
-    axis.axhline(np.mean(results["runs"]["large"]), color="0.8", lw=1, zorder=0)
+    before = np.mean(results["runs"]["large"])
+    axis.axhline(before, color="0.8", lw=1, zorder=0, label="before pruning")
     axis.set(xscale="log", title=title, xlabel="parameters kept, percent (log)")
     axis.set_xticks(x, [f"{value:.0f}" for value in x])
     axis.set_xticks([], minor=True)

@@ -1,7 +1,5 @@
 """From results to tables."""
 
-from typing import Any
-
 import numpy as np
 
 from benchmarks.intervals import interval
@@ -42,20 +40,22 @@ def on(results: Results, name: str, width: int) -> np.ndarray:
 
 
 def differences(results: Results) -> str:
-    """After training on, to three controls, paired by seed."""
-    controls = ("random silence", *SCRATCH)
-    head = ["score", "removal", "units", *(f"- {control}" for control in controls)]
+    """After training on, less three controls: random units, and networks from scratch
+    at equal steps and at equal FLOPs. Paired by seed."""
+    controls = {"random": "random silence"}
+    controls |= {name.split(", ")[1]: name for name in SCRATCH}
+    head = ["score", "removal"]
+    head += [f"2 x {width} - {short}" for width in KEPT for short in controls]
     rows = [head, ["---"] * len(head)]
-    for width in KEPT:
-        for arm in ARMS:
-            own = on(results, arm, width)
-            cells: list[Any] = [
-                " "
-                if control == arm
-                else interval(own - on(results, control, width), "+.1f")
-                for control in controls
-            ]
-            rows.append([*arm.split(), f"2 x {width}", *cells])
+    for arm in ARMS:
+        cells = [
+            " "
+            if control == arm
+            else interval(on(results, arm, width) - on(results, control, width), "+.1f")
+            for width in KEPT
+            for control in controls.values()
+        ]
+        rows.append([*arm.split(), *cells])
     return _lines(rows)
 
 

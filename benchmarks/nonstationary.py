@@ -30,9 +30,9 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import optax
-from sklearn.datasets import load_digits
 
 import growthnet as gn
+from benchmarks.digits import digits
 from benchmarks.intervals import interval
 from growthnet_policies import GradMax, Recycling
 
@@ -108,8 +108,7 @@ ARMS: dict[str, tuple[int, Callable[[], gn.AbstractPolicy]]] = {
 def runs(arm: str) -> Callable[[Any, Any], np.ndarray]:
     """Accuracies `[runs, phases]`, from seeds and rates."""
     width, policy = ARMS[arm]
-    known = load_digits()
-    data = jnp.asarray(known.data / 16, jnp.float32), jnp.asarray(known.target)
+    data = digits()
 
     def part(net: Online, key: Any, rate: Any, steps: int) -> Any:
         grown = gn.grow(

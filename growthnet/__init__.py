@@ -53,7 +53,11 @@ from ._policies.around import (
     within_budget as within_budget,
 )
 from ._policies.chain import chain as chain
-from ._policies.conditions import on_plateau as on_plateau, provided as provided
+from ._policies.conditions import (
+    if_it_pays as if_it_pays,
+    on_plateau as on_plateau,
+    provided as provided,
+)
 from ._policies.fading import fading as fading
 from ._policies.grower import Grower as Grower
 from ._policies.growing import GrowerState as GrowerState, Growing as Growing

@@ -17,12 +17,15 @@ from growthnet.testing import check_policy
 from growthnet_policies import (
     EXPLAINABLE,
     explainable,
+    Firefly,
     GradientSizeWeight,
     GradMax,
     NestedSize,
     Net2Net,
     Pruning,
     SENN,
+    Splitting,
+    Tiny,
 )
 
 from .helpers import lenient
@@ -158,11 +161,8 @@ def test_conflicts_are_refused_with_both_names():
         "layers[0]": gn.Change(evidence.open["layers[0]"], 1, values=values)
     }
     offering = gn.as_policy(offer, every=4)
-    with pytest.raises(ValueError, match="both bring `values` for 'layers.0.'"):
+    with pytest.raises(ValueError, match="both bring `values` for 'layers.0.', at st"):
         fit(gn.chain(offering, offering), capacity={"*": 8})
-    turns = gn.during(offering, 0, 4), gn.during(offering, 4)
-    with pytest.raises(ValueError, match="^_Function and _Function both bring"):
-        fit(gn.chain(*turns), capacity={"*": 8})
     with pytest.raises(ValueError, match="and only one brings `values`"):
         fit(gn.chain(offering, adding(1)), capacity={"*": 8})
     with pytest.raises(ValueError, match="as 'drawn' and 'zero_out'"):
@@ -236,6 +236,7 @@ def told(watch, losses, patience, tolerance=0.0):
         evidence = gn.Evidence(
             jnp.asarray(4),
             {"layers[0]": jnp.ones(4, bool)},
+            anatomy=anatomy,
             **{watch: jnp.asarray(loss)},
         )
         decision, trainable, memory, _ = policy.step(
@@ -296,6 +297,57 @@ def test_decisions_count_when_and_where_a_condition_holds():
         fit(gn.provided(Net2Net(every=4), first))
     with pytest.raises(ValueError, match="needs='loss'; give several names"):
         gn.provided(adding(1), first, needs="loss")
+
+
+def loud(every=4):
+    """Two units at a time that are read with random weights: better or worse."""
+
+    def births(evidence, key):
+        candidates = evidence.candidates["layers[0]"]
+        rows = candidates.drawn(2, key)
+        noise = lambda row: row + 0.5 * jr.normal(key, row.shape)
+        return {"layers[0]": candidates.change(jax.tree.map(noise, rows))}
+
+    return gn.as_policy(births, every=every, needs=["candidates"])
+
+
+def changes_of_loss(policy, **options):
+    options = {"optimizer": optax.sgd(0.0), "capacity": {"*": 64}, **options}
+    run = gn.fit(
+        eqx.nn.MLP(3, 1, 4, 1, activation=jnp.tanh, key=jr.key(0)), loss, (X, Y),
+        policy=policy, steps=48, key=jr.key(1), **options,
+    )  # fmt: skip
+    return [e.loss_after - e.loss_before for e in run.history.events]
+
+
+def test_decisions_that_count_if_they_pay_lower_the_loss():
+    both = changes_of_loss(loud())
+    assert min(both) < 0 < max(both) and len(both) == 12
+    paid = changes_of_loss(gn.if_it_pays(loud()))
+    assert max(paid) < 0 and 1 <= len(paid) < 12
+    # Where there is no room, it is made, and then it is tried.
+    tight = changes_of_loss(gn.if_it_pays(loud()), capacity=None)
+    np.testing.assert_allclose(tight, paid, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_what_pays_may_be_asked_of_several_batches_and_by_more():
+    options = {"batch_size": 8, "capacity": {"*": 64}}
+    one = changes_of_loss(gn.if_it_pays(loud(), tolerance=0.05), **options)
+    assert max(one) < 0
+    two = changes_of_loss(gn.if_it_pays(loud(), batches=2, tolerance=0.05), **options)
+    assert 1 <= len(two) and two != one
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_what_can_not_pay_is_refused():
+    for wrong, why in (
+        (lambda: gn.if_it_pays(loud(), batches=0), "batches=0; a whole number"),
+        (lambda: gn.if_it_pays(Net2Net(every=4)), "if_it_pays: Net2Net promises"),
+        (lambda: gn.if_it_pays(gn.fading(closing(), 2)), "if_it_pays around `fading`"),
+    ):
+        with pytest.raises(ValueError, match=why):
+            wrong()
 
 
 # --- soft removal
@@ -372,7 +424,7 @@ def test_somebody_stays_and_what_can_not_fade_is_refused():
         "policy",
         *(
             pytest.param(n, marks=pytest.mark.slow)
-            for n in ("one_width", "tested", "smaller")
+            for n in ("one_width", "tested", "guarded", "smaller", "turns")
         ),
     ],
 )
@@ -382,8 +434,9 @@ def test_what_the_page_composes_runs(name):
     net = eqx.nn.MLP(3, 1, 4, 2, activation=jnp.tanh, key=jr.key(0))
     scope: dict[str, Any] = {
         "gn": gn, "jax": jax, "jnp": jnp, "EXPLAINABLE": EXPLAINABLE,
-        "explainable": explainable, "GradMax": GradMax, "Net2Net": Net2Net,
-        "Pruning": Pruning, "SENN": SENN, "anatomy": gn.trace(net, X[0]),
+        "explainable": explainable, "Firefly": Firefly, "GradMax": GradMax,
+        "Net2Net": Net2Net, "Pruning": Pruning, "SENN": SENN,
+        "Splitting": Splitting, "Tiny": Tiny, "anatomy": gn.trace(net, X[0]),
     }  # fmt: skip
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         for block in blocks[:2]:

@@ -209,10 +209,10 @@ def test_a_leaf_that_reads_two_widths_is_rewritten_by_each_in_its_own_part():
     assert new.tolist() == [[2.0, 2.0, 2.0, 3.0, 3.0]]
 
 
-def merged_values(net, anatomy, before, kept, after, words, drawn, values):
+def merged_values(net, anatomy, before, kept, after, words, drawn, values, valued):
     together = {p: v for own in values.values() for p, v in own.items()}
-    alike = dict.fromkeys(values, together)
-    return change_openings(net, anatomy, before, kept, after, words, drawn, alike)
+    alike = dict.fromkeys(values, together), valued
+    return change_openings(net, anatomy, before, kept, after, words, drawn, *alike)
 
 
 def last_one_counts(anatomy, arrays, rewrites, kept):

@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import optax
-from sklearn.datasets import load_digits
 
+from .. import digits as images
 from ..mnist_1d import mnist1d as made_mnist1d
 
 
@@ -82,16 +82,8 @@ def error(net: Any, data: Any) -> Any:
 def digits() -> Task:
     """8 x 8 images, 800 to train, 400 held out, 597 to test, parted anew by seed. One
     hidden layer."""
-    known = load_digits()
-    x, y = jnp.asarray(known.data / 16, jnp.float32), jnp.asarray(known.target)
-
-    def data(key: Any) -> tuple[Any, Any, Any]:
-        order = jr.permutation(key, len(y))
-        parts = order[:800], order[800:1200], order[1200:]
-        train, valid, test = [(x[rows], y[rows]) for rows in parts]
-        return train, valid, test
-
-    return Task("digits", 64, 1, data)
+    x, y = images.digits()
+    return Task("digits", 64, 1, lambda key: images.parted(x, y, key))
 
 
 def mnist1d() -> Task:

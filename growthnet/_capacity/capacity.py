@@ -61,6 +61,7 @@ def change_openings(
     words: Any,
     drawn: frozenset[str] = frozenset(),
     values: Mapping[str, Mapping[str, Any]] | None = None,
+    valued: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> tuple[Any, dict[str, Any]]:
     """Writes newborn and closed units; pure, for use inside programs.
 
@@ -74,18 +75,23 @@ def change_openings(
         of draws. Where newborns of two widths meet, what reads units decides: silence
         comes before values, values for what is read before values for what is made, and
         these before draws.
+    - `valued`: by width name and leaf path, booleans: do its values count? Else they
+        are as if they weren't there.
 
     **Returns:** the network, and per leaf path which entries changed hands (newborn or
     closed): their optimizer entries are to be reset.
     """
     arrays = array_leaves(net)
-    given = values or {}
+    given, counts = values or {}, valued or {}
+    # Whose newborns have values for a leaf at all times.
+    sure = {n: own.keys() - (counts.get(n) or {}) for n, own in given.items()}
     changed: dict[str, Any] = {}
     # What is written later counts where newborns meet.
     draws, made, read, silent = [], [], [], []
-    noise = uniforms(words, _drawn_leaves(anatomy, after, arrays, given), jnp)
+    noise = uniforms(words, _drawn_leaves(anatomy, after, arrays, sure), jnp)
     for name, open_after in after.items():
-        width, own = anatomy.widths[name], given.get(name) or {}
+        width = anatomy.widths[name]
+        own, perhaps = given.get(name) or {}, counts.get(name) or {}
         born = open_after & ~kept[name]
         differs = born | (before[name] & ~kept[name])
         for i, member in enumerate(width.members):
@@ -96,9 +102,13 @@ def change_openings(
             moved = marked_entries(anatomy, member, differs)
             changed[path] = changed.get(path, jnp.zeros((), bool)) | moved
             if path in own:
+                here = where & perhaps.get(path, True)
                 later = read if i in width.cover else made
-                later.append((path, where, own[path]))
-            elif i in width.cover and name not in drawn:
+                later.append((path, here, own[path]))
+                if path not in perhaps:
+                    continue
+                where = where & ~here
+            if i in width.cover and name not in drawn:
                 silent.append((path, where, jnp.zeros(())))
             else:
                 draw = _draw(noise, anatomy, width, member, after)
@@ -110,7 +120,7 @@ def change_openings(
 
 
 def _drawn_leaves(
-    anatomy: Anatomy, after: Openings, arrays: Mapping[str, Any], values: Any
+    anatomy: Anatomy, after: Openings, arrays: Mapping[str, Any], given: Any
 ) -> list[Leaf]:
     """The leaves whose newborn entries may be random."""
     drawn = {
@@ -118,7 +128,7 @@ def _drawn_leaves(
         for name in after
         for m in anatomy.widths[name].members
         if m.path in arrays
-        and m.path not in (values.get(name) or {})
+        and m.path not in given.get(name, ())
         and drawn_scale(anatomy, anatomy.widths[name], m) is not None
     }
     return list(drawn.values())

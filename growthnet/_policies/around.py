@@ -9,13 +9,15 @@ import jax.numpy as jnp
 
 from .._evidence.evidence import Evidence
 from .._reading.anatomy import Anatomy
-from .chain import if_due
+from .combined import if_due
 from .fading import refuse_fading
+from .faults import asked
 from .growing import replaced
 from .policy import AbstractPolicy, Decision
+from .windows import Window, Windowed, Windows, windows_of
 
 
-class Around(AbstractPolicy):
+class Around(AbstractPolicy, Windowed):
     """A policy that changes what another decides, and nothing else of it."""
 
     policy: eqx.AbstractVar[AbstractPolicy]
@@ -44,6 +46,10 @@ class Around(AbstractPolicy):
     def ordered(self) -> bool:
         return self.policy.ordered
 
+    @property
+    def windows(self) -> Windows:
+        return windows_of(self.policy)
+
     def init(self, anatomy: Anatomy, *, key: Any) -> tuple[Any, Any]:
         return self.policy.init(anatomy, key=key)
 
@@ -59,7 +65,7 @@ class Around(AbstractPolicy):
     def step(
         self, trainable: Any, memory: Any, evidence: Evidence, *, key: Any
     ) -> tuple[Decision, Any, Any, dict[str, Any]]:
-        decision, *rest = self.policy.step(trainable, memory, evidence, key=key)
+        decision, *rest = asked(self.policy, trainable, memory, evidence, key=key)
         trainable, memory, info = rest
         return self._instead(decision, evidence), trainable, memory, info
 
@@ -73,10 +79,16 @@ class _During(Around):
     stop: Any
     period: int | None = eqx.field(static=True)
 
+    @property
+    def windows(self) -> Windows:
+        return tuple((*inner, self._window) for inner in windows_of(self.policy))
+
+    @property
+    def _window(self) -> Window:
+        return Window(self.start, self.stop, self.period)
+
     def _instead(self, decision: Decision, evidence: Evidence) -> Decision:
-        step = evidence.step if self.period is None else evidence.step % self.period
-        due = (step >= self.start) & (step < self.stop)
-        return if_due(due, decision, evidence)
+        return if_due(self._window.holds(evidence.step), decision, evidence)
 
 
 def during(

@@ -1,7 +1,7 @@
 """Several policies as one: what their decisions come to together."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -11,13 +11,15 @@ import jax.random as jr
 import optax
 
 from .._evidence.evidence import Evidence
-from .._paths import array_leaves
 from .._reading.anatomy import Anatomy
+from .combined import combined, if_due, Member
+from .faults import asked
 from .growing import replaced
-from .policy import AbstractPolicy, Change, Decision, free_slots
+from .policy import AbstractPolicy, Decision, free_slots, name_of
+from .windows import hold, Windowed, Windows, windows_of
 
 
-class _Chain(AbstractPolicy):
+class _Chain(AbstractPolicy, Windowed):
     """See `chain`."""
 
     policies: tuple[AbstractPolicy, ...]
@@ -26,6 +28,10 @@ class _Chain(AbstractPolicy):
     optimizer: optax.GradientTransformation
     on_host: bool = eqx.field(static=True)
     preserves: bool = eqx.field(static=True)
+
+    @property
+    def windows(self) -> Windows:
+        return tuple(one for p in self.policies for one in windows_of(p))
 
     def init(self, anatomy: Anatomy, *, key: Any) -> tuple[Any, Any]:
         keys = jr.split(key, len(self.policies))
@@ -63,8 +69,8 @@ class _Chain(AbstractPolicy):
         decisions, trainables, memories, info = [], [], [], {}
         for i, policy in enumerate(self.policies):
             given = trainable[i], memory[i]
-            decision, *after, told = policy.step(
-                *given, evidence, key=jr.fold_in(key, i)
+            decision, *after, told = asked(
+                policy, *given, evidence, key=jr.fold_in(key, i)
             )
             _refuse_holes(self.policies, i, decision, evidence)
             if policy.every != self.every:
@@ -77,8 +83,11 @@ class _Chain(AbstractPolicy):
             trainables.append(after[0])
             memories.append(after[1])
             info |= {f"{i}/{name}": value for name, value in told.items()}
-        names = [_name(policy) for policy in self.policies]
-        decision = combined(decisions, names)
+        members = [
+            Member(name_of(p), windows_of(p), hold(windows_of(p), evidence.step))
+            for p in self.policies
+        ]
+        decision = combined(decisions, members)
         return decision, tuple(trainables), tuple(memories), info
 
 
@@ -89,11 +98,15 @@ def chain(*policies: AbstractPolicy) -> AbstractPolicy:
     add up, and every policy's `trainable` has its own optimizer. It decides as often as
     all turns need; the mean losses that a policy then sees are of that many steps.
 
+    Newborn values and a rewrite of one width are brought by one policy at a time:
+    several may, in windows (`during`) that have no step in common.
+
     **Arguments:** two policies or more. Order matters for random numbers alone.
 
     **Raises:** `ValueError` for what isn't a policy; when it decides, if two of them
-    bring values for newborns of one width, or rewrite it, or draw its newborns
-    differently; or if one may close units that another counts in order.
+    bring values for newborns of one width, or rewrite it, in windows that aren't
+    apart, or draw its newborns differently; or if one may close units that another
+    counts in order.
 
     !!! example
 
@@ -137,30 +150,6 @@ def side_by_side(optimizers: list[Any]) -> optax.GradientTransformation:
     return optax.GradientTransformation(init, update)
 
 
-def combined(decisions: Iterable[Decision], names: Iterable[str]) -> Decision:
-    """Decisions as one: kept by AND, born by sum. Newborn values and rewrites of one
-    width are refused from more than one; `names` are for the message."""
-    total: dict[str, Change] = {}
-    authors: dict[str, str] = {}
-    for decision, author in zip(decisions, names, strict=True):
-        for width, change in decision.widths.items():
-            if width in total:
-                first = total[width]
-                _refuse_both(width, first, change, (authors[width], author))
-                same = first.keep is change.keep
-                change = replaced(
-                    change if _never(first) else first,
-                    keep=first.keep if same else first.keep & change.keep,
-                    add=first.add + change.add,
-                    values=first.values or change.values,
-                    rewrite=first.rewrite or change.rewrite,
-                    slots=first.slots if first.values else change.slots,
-                )
-            total[width] = change
-            authors[width] = author
-    return Decision(total)
-
-
 def _in_own_slots(decision: Decision, evidence: Evidence) -> Decision:
     """Newborn values are for slots that their policy leaves closed, not for those that
     others are about to free."""
@@ -185,68 +174,8 @@ def _refuse_holes(
     ]
     if others and closes:
         raise ValueError(
-            f"{_name(policies[i])} may close units of {closes[0]!r}, and "
-            f"{_name(others[0])} counts the units of a width in order, so that "
+            f"{name_of(policies[i])} may close units of {closes[0]!r}, and "
+            f"{name_of(others[0])} counts the units of a width in order, so that "
             "none may be missing; chain one of them with a policy of another kind, or "
             "prune in a run of its own, from the first one's network"
         )
-
-
-def _never(change: Change) -> bool:
-    """Are no units born, whatever happens?"""
-    return isinstance(change.add, int) and change.add == 0
-
-
-def _name(policy: AbstractPolicy) -> str:
-    """Of the policy that others are around."""
-    inner = getattr(policy, "policy", None)
-    return type(policy).__name__ if inner is None else _name(inner)
-
-
-def _refuse_both(
-    width: str, first: Change, second: Change, authors: tuple[str, str]
-) -> None:
-    who = f"{authors[0]} and {authors[1]}"
-    for field in ("values", "rewrite"):
-        if getattr(first, field) and getattr(second, field):
-            raise ValueError(
-                f"{who} both bring `{field}` for {width!r}; let one of them decide "
-                "about it, or give each a run of its own, one from the other's network"
-            )
-    born = not (_never(first) or _never(second))
-    if born and first.init != second.init:
-        raise ValueError(
-            f"{who} draw newborns of {width!r} as {first.init!r} and "
-            f"{second.init!r}; a width's newborns are of one kind at a time"
-        )
-    if born and (first.values or second.values):
-        raise ValueError(
-            f"{who} both add units to {width!r}, and only one brings `values` for "
-            "them; let one of them add, or give each a run of its own, one from the "
-            "other's network"
-        )
-
-
-def if_due(due: Any, decision: Decision, evidence: Evidence) -> Decision:
-    """The decision if it is due, else to change nothing."""
-    widths = {}
-    for name, change in decision.widths.items():
-        keep = change.keep
-        if keep is not evidence.open[name]:
-            keep = jnp.where(due, keep, evidence.open[name])
-        add = change.add if _never(change) else jnp.where(due, change.add, 0)
-        rewrite = change.rewrite and {
-            path: jnp.where(due, value, _leaf(evidence, path))
-            for path, value in change.rewrite.items()
-        }
-        widths[name] = replaced(change, keep=keep, add=add, rewrite=rewrite)
-    return Decision(widths)
-
-
-def _leaf(evidence: Evidence, path: str) -> Any:
-    if evidence.network is None:
-        raise ValueError(
-            f"a policy that rewrites {path!r} has to name 'network' in `needs` to take "
-            "turns with others"
-        )
-    return array_leaves(evidence.network)[path]

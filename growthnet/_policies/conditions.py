@@ -1,5 +1,5 @@
-"""Policies whose decisions count under a condition: plain functions of evidence, and
-the one condition that has to remember, a plateau."""
+"""Policies whose decisions count under a condition: plain functions of evidence, a
+plateau, which has to remember, and that the loss falls by what is decided."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
@@ -11,9 +11,10 @@ import jax.random as jr
 from .._evidence.evidence import Evidence
 from .._reading.anatomy import Anatomy
 from .around import Around
-from .chain import if_due
+from .combined import if_due
 from .fading import refuse_fading
-from .policy import AbstractPolicy, Decision
+from .faults import asked
+from .policy import AbstractPolicy, Decision, free_slots
 
 
 class _Provided(Around):
@@ -28,7 +29,7 @@ class _Provided(Around):
     def step(
         self, trainable: Any, memory: Any, evidence: Evidence, *, key: Any
     ) -> tuple[Decision, Any, Any, dict[str, Any]]:
-        decision, *rest = self.policy.step(trainable, memory, evidence, key=key)
+        decision, *rest = asked(self.policy, trainable, memory, evidence, key=key)
         trainable, memory, info = rest
         holds = self.condition(evidence, jr.fold_in(key, 1))
         return self._where(holds, decision, evidence), trainable, memory, info
@@ -120,8 +121,8 @@ class _OnPlateau(Around):
         self, trainable: Any, memory: Any, evidence: Evidence, *, key: Any
     ) -> tuple[Decision, Any, Any, dict[str, Any]]:
         memory, best, waited = memory
-        decision, trainable, memory, info = self.policy.step(
-            trainable, memory, evidence, key=key
+        decision, trainable, memory, info = asked(
+            self.policy, trainable, memory, evidence, key=key
         )
         now = getattr(evidence, self.watch).astype(best.dtype)
         falls = now < best - self.tolerance * jnp.abs(best)
@@ -171,4 +172,77 @@ def on_plateau(
         raise ValueError(f"watch={watch!r}; 'loss' or 'valid_loss'")
     return _OnPlateau(  # pyright: ignore[reportCallIssue]
         policy=policy, patience=patience, tolerance=tolerance, watch=watch
+    )
+
+
+class _IfItPays(Around):
+    policy: AbstractPolicy
+    batches: int = eqx.field(static=True)
+    tolerance: Any
+
+    @property
+    def needs(self) -> frozenset[str]:
+        own = {"evaluate"} | ({"average"} if self.batches > 1 else set())
+        return self.policy.needs | own
+
+    def _instead(self, decision: Decision, evidence: Evidence) -> Decision:
+        def losses(evidence: Evidence) -> Any:
+            tries = Decision(), decision
+            return jnp.stack([evidence.evaluate(tried) for tried in tries])
+
+        if self.batches > 1:
+            before, after = evidence.average(losses, self.batches)
+        else:
+            before, after = losses(evidence)
+        pays = after < before - self.tolerance * jnp.abs(before)
+        return if_due(pays | ~_fits(decision, evidence), decision, evidence)
+
+
+def _fits(decision: Decision, evidence: Evidence) -> Any:
+    """Are there slots for all births? Else nothing can be tried yet: room is made, and
+    where newborns have values the policy is asked again."""
+    fits = jnp.ones((), bool)
+    for name, change in decision.widths.items():
+        free = jnp.sum(free_slots(evidence.open[name], change))
+        fits = fits & (jnp.asarray(change.add) <= free)
+    return fits
+
+
+def if_it_pays(
+    policy: AbstractPolicy, *, batches: int = 1, tolerance: Any = 0.0
+) -> AbstractPolicy:
+    """A policy whose decisions count if the training loss is lower with them than
+    without, each taken as a whole: tried before anything is changed. For policies whose
+    decisions change the outputs (`Firefly`, `Splitting`, `Pruning` with a removal); one
+    that leaves them as they are would never act.
+
+    **Arguments:**
+
+    - `batches`: how many of the last batches it is tried on, at most `policy.every`.
+    - `tolerance`: the least fall that counts, as a fraction of the loss; below 0, the
+        rise that is allowed.
+
+    Births beyond the capacity can't be tried. Where newborns have values, room is made
+    and the policy asked again; others are believed.
+
+    **Raises:** `ValueError` for numbers out of range, for a policy that promises to
+    leave the outputs as they are, and around `fading`.
+
+    !!! example
+
+        ```python
+        policy = gn.if_it_pays(Firefly(add=4, every=100, batches=4), batches=4)
+        ```
+    """
+    refuse_fading(policy, "if_it_pays")
+    if not isinstance(batches, int) or isinstance(batches, bool) or batches < 1:
+        raise ValueError(f"batches={batches!r}; a whole number from 1 up")
+    if policy.preserves:
+        raise ValueError(
+            f"if_it_pays: {type(policy).__name__} promises to leave the outputs as "
+            "they are (`preserves`), so the loss never falls by what it decides; use "
+            "it without, or `on_plateau`"
+        )
+    return _IfItPays(  # pyright: ignore[reportCallIssue]
+        policy=policy, batches=batches, tolerance=tolerance
     )

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from .._evidence.evidence import Evidence
 from .._reading.anatomy import Anatomy
 from .chain import side_by_side
+from .faults import asked
 from .growing import replaced
 from .policy import AbstractPolicy, Change, Decision, PerUnit
 
@@ -53,8 +54,8 @@ class _Fading(AbstractPolicy):
         own, gates = trainable
         # Units that are fading have gone, as far as the policy is concerned.
         stay = {n: m & (gates[n].array >= 1) for n, m in evidence.open.items()}
-        decision, own, memory, info = self.policy.step(
-            own, memory, replaced(evidence, open=stay), key=key
+        decision, own, memory, info = asked(
+            self.policy, own, memory, replaced(evidence, open=stay), key=key
         )
         changes, new = {}, {}
         for name, mask in evidence.open.items():

@@ -15,7 +15,7 @@ from .._devices.places import mesh_of, on_mesh, pinned, Places, places_of
 from .._devices.shards import multiples
 from .._edits.edit import Edit
 from .._reading.anatomy import Anatomy
-from .policy import AbstractPolicy, Decision
+from .policy import AbstractPolicy, Decision, name_of
 
 
 class Growing(eqx.Module):
@@ -77,7 +77,7 @@ def own_rates(growing: Growing, memory: Any) -> dict[str, Any]:
         pairs = zip(jnp.shape(rate)[::-1], shapes.get(path, ())[::-1], strict=False)
         if not fits or any(a not in (1, b) for a, b in pairs):
             raise ValueError(
-                f"{type(growing.policy).__name__}.rates: {path!r} has shape "
+                f"{name_of(growing.policy)}.rates: {path!r} has shape "
                 f"{jnp.shape(rate)}; the leaves are {shapes}"
             )
     return {path: jnp.asarray(rate) for path, rate in named.items()}

@@ -50,6 +50,9 @@ class Change(eqx.Module):
     - `slots`: `bool[capacity]`; the slots that newborns may take, if not all that are
         closed then. `chain` sets it, so that `values` meet the slots that their policy
         knew of.
+    - `valued`: booleans by leaf path; where false, `values` of that leaf don't count
+        this time, as if they weren't there. `chain` sets it, where policies with values
+        for different leaves take turns.
     """
 
     keep: Any
@@ -58,6 +61,7 @@ class Change(eqx.Module):
     values: dict[str, Any] | None = None
     rewrite: dict[str, Any] | None = None
     slots: Any = None
+    valued: dict[str, Any] | None = None
 
     def __check_init__(self):
         if self.init not in ("zero_out", "drawn"):
@@ -155,6 +159,16 @@ class NoGrowth(AbstractPolicy):
     every: int = eqx.field(static=True, default=100)
     needs: frozenset[str] = eqx.field(static=True, default=frozenset())
     optimizer: None = None
+
+
+def name_of(policy: Any) -> str:
+    """For messages: the name of a policy; of those that it is around, if it is."""
+    inner, members = getattr(policy, "policy", None), getattr(policy, "policies", ())
+    if isinstance(inner, AbstractPolicy):
+        return name_of(inner)
+    if members and all(isinstance(member, AbstractPolicy) for member in members):
+        return f"chain({', '.join(name_of(member) for member in members)})"
+    return type(policy).__name__
 
 
 def never_decides(policy: AbstractPolicy) -> bool:

@@ -66,23 +66,3 @@ def differ(arrays: Mapping[str, Any], new: Mapping[str, Any]) -> Any:
     """Is anything rewritten? A traced boolean."""
     differences = [jnp.any(value != arrays[path]) for path, value in new.items()]
     return jnp.any(jnp.stack(differences)) if differences else jnp.zeros((), bool)
-
-
-def check_rewrite(arrays: Mapping[str, Any], who: str, width: str, values: Any) -> None:
-    """**Raises:** `ValueError` naming the policy, the width and the leaf."""
-    for path, value in (values or {}).items():
-        what = f"{who}: rewrite of {path!r} for {width!r}"
-        leaf = arrays.get(path)
-        if leaf is None:
-            raise ValueError(
-                f"{what}, which isn't a leaf of the network ({', '.join(arrays)})"
-            )
-        if not jnp.issubdtype(leaf.dtype, jnp.inexact):
-            raise ValueError(
-                f"{what}, which is {leaf.dtype}; only leaves of real numbers are "
-                "rewritten"
-            )
-        if jnp.shape(value) != leaf.shape:
-            raise ValueError(
-                f"{what} has shape {jnp.shape(value)}; the leaf has {leaf.shape}"
-            )

@@ -111,7 +111,7 @@ def moved(
         keep = _moved_mask(change.keep, maps.get(n))
         rewrite = _moved_rewrite(growing, edit, change.rewrite)
         # Newborn values are for slots that are no more: those of the empty one.
-        of_slots = {"values": empty.values, "slots": empty.slots}
+        of_slots = {k: getattr(empty, k) for k in ("values", "slots", "valued")}
         widths[n] = replaced(change, keep=keep, rewrite=rewrite, **of_slots)
     return settled(bigger, replaced(state, decision=Decision(widths)))
 

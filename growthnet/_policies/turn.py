@@ -14,10 +14,11 @@ from .._evidence.evidence import Evidence
 from .._evidence.wide import wide_type, widened
 from .._optimizer.resets import reset_entries
 from .._paths import array_leaves, map_arrays
+from .faults import check_decision, check_result
 from .growing import GrowerState, Growing, on_device, replaced
-from .policy import Change, Decision, free_slots, reborn_units
+from .policy import Change, Decision, free_slots, name_of, reborn_units
 from .policy_state import reborn_state
-from .rewrite import check_rewrite, differ, rewritten
+from .rewrite import differ, rewritten
 
 
 if TYPE_CHECKING:
@@ -30,18 +31,13 @@ def decide(
     """Asks the policy. Its decision waits in the state until it is applied; the third
     result is the policy's `info`."""
     key = jr.fold_in(jr.fold_in(state.key, 2), state.step)
-    name = type(growing.policy).__name__
+    name = name_of(growing.policy)
     try:
         result = growing.policy.step(growing.trainable, state.memory, evidence, key=key)
     except Exception as error:
         error.add_note(_advice(growing.policy))
         raise
-    if not (isinstance(result, tuple) and len(result) == 4):
-        raise ValueError(
-            f"{name}.step returned {type(result).__name__}; it returns four things: "
-            "(decision, trainable, memory, info)"
-        )
-    decision, trainable, memory, info = result
+    decision, trainable, memory, info = check_result(name, result)
     trainable = _like(f"{name}.step: trainable", trainable, growing.trainable)
     memory = _like(f"{name}.step: memory", memory, state.memory)
     full = _complete(growing, decision)
@@ -72,7 +68,7 @@ def _advice(policy: Any) -> str:
     """What most often is behind a `step` that fails."""
     given = ", ".join(sorted(policy.needs)) or "none"
     advice = (
-        f"{type(policy).__name__}.step failed. The evidence named in its `needs`: "
+        f"{name_of(policy)}.step failed. The evidence named in its `needs`: "
         f"{given}; every other kind is None."
     )
     if policy.on_host:
@@ -162,6 +158,7 @@ def apply(
     after = {n: kept[n] | born[n] for n in changes}
     drawn = frozenset(n for n, c in changes.items() if c.init == "drawn")
     values = {n: c.values or {} for n, c in changes.items()}
+    valued = {n: c.valued or {} for n, c in changes.items()}
     words = key_words(jr.fold_in(jr.fold_in(state.key, 3), state.step))
     net, changed = change_openings(
         map_arrays(growing.net, new),
@@ -172,6 +169,7 @@ def apply(
         words,
         drawn,
         values,
+        valued,
     )
     params = grower.trainable.of(net)
     paths = list(array_leaves(params))
@@ -261,61 +259,23 @@ def _complete(growing: Growing, decision: Any) -> Decision:
     The faults of a policy are named here. A width never loses its last unit: where
     nothing would be left, the first open unit stays.
     """
-    name = type(growing.policy).__name__
-    if not isinstance(decision, Decision):
-        raise ValueError(
-            f"{name}.step returned {type(decision).__name__} where a Decision belongs"
-        )
-    unknown = sorted(decision.widths.keys() - growing.open.keys())
-    if unknown:
-        raise ValueError(
-            f"{name} decided on {unknown[0]!r}; the widths of this run are "
-            f"{', '.join(growing.open)}"
-        )
+    check_decision(name_of(growing.policy), decision, growing.open, growing.anatomy)
     widths, arrays = {}, array_leaves(growing.net)
     for width, mask in growing.open.items():
         change = decision.widths.get(width, Change(mask, 0))
         keep, add = jnp.asarray(change.keep), jnp.asarray(change.add)
-        if keep.shape != mask.shape or keep.dtype != bool:
-            raise ValueError(
-                f"{name}: keep for {width!r} is {keep.dtype}{keep.shape}; "
-                f"it must be bool{mask.shape}"
-            )
-        if add.shape != () or not jnp.issubdtype(add.dtype, jnp.integer):
-            raise ValueError(
-                f"{name}: add for {width!r} is {add.dtype}{add.shape}; "
-                "it must be one whole number"
-            )
         add = jnp.maximum(add.astype(jnp.int32), 0)
         first = mask & (jnp.cumsum(mask) == 1)
         nothing = ~jnp.any(mask & keep) & (add == 0)
         kept = jnp.where(nothing, first, mask & keep)
-        _check_values(growing, name, width, change)
-        check_rewrite(arrays, name, width, change.rewrite)
         rewrite = change.rewrite and {
             path: jnp.asarray(value).astype(arrays[path].dtype)
             for path, value in change.rewrite.items()
         }
         widths[width] = Change(
-            kept, add, change.init, change.values, rewrite, change.slots
+            kept, add, change.init, change.values, rewrite, change.slots, change.valued
         )
     return Decision(widths)
-
-
-def _check_values(growing: Growing, name: str, width: str, change: Change) -> None:
-    members = {m.path for m in growing.anatomy.widths[width].members}
-    shapes = {leaf.path: leaf.shape for leaf in growing.anatomy.leaves}
-    for path, values in (change.values or {}).items():
-        if path not in members:
-            raise ValueError(
-                f"{name}: values for {path!r}, which isn't a member of {width!r} "
-                f"({', '.join(sorted(members))})"
-            )
-        if jnp.shape(values) != shapes[path]:
-            raise ValueError(
-                f"{name}: values for {path!r} have shape {jnp.shape(values)}; "
-                f"the leaf has {shapes[path]}"
-            )
 
 
 def _roomy(grower: "Grower", growing: Growing) -> Any:

@@ -10,7 +10,6 @@ from typing import Any
 
 import jax
 import jax.tree_util as jtu
-import numpy as np
 
 from .._paths import array_leaves
 from .layout import Atom, Layout, Prod, resized, size_of, span
@@ -121,7 +120,7 @@ class Anatomy:
         given = {self.widths[n].id: s for n, s in (sizes or {}).items()}
         total: Any = 0
         for leaf in self.leaves:
-            if np.issubdtype(np.dtype(_plain(leaf.dtype)), np.inexact):
+            if leaf.inexact:
                 count: Any = 1
                 for layout in leaf.layouts:
                     count = count * measure(layout, given)
@@ -295,14 +294,6 @@ class Anatomy:
 
     def __str__(self) -> str:
         return table(self)
-
-
-def _plain(dtype: str) -> str:
-    return (
-        "float32"
-        if dtype.startswith(("bfloat", "float8"))
-        else (dtype if not dtype.startswith("key<") else "uint32")
-    )
 
 
 def measure(layout: Layout, sizes: Mapping[int, Any]) -> Any:

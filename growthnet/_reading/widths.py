@@ -33,6 +33,11 @@ class Leaf:
         """Is it a mask? A newborn has that of another unit, whatever else it is."""
         return self.dtype == "bool"
 
+    @property
+    def inexact(self) -> bool:
+        """Does it hold real or complex numbers?"""
+        return self.dtype.startswith(("float", "bfloat", "complex"))
+
 
 @dataclasses.dataclass(frozen=True)
 class Member:

@@ -130,5 +130,8 @@ def test_operations_are_those_of_capacities():
 def test_a_success_costs_what_failures_cost_too():
     row = {"flops": [[1.0, 2.0, 9.0, 9.0]], "solved": [[True, True, False, False]]}
     assert report.per_success(row, 0) == 21 / 2
+    assert report.cheapest_success(row, 0) == (1 + 2 + 2 + 2) / 2
+    assert report.cheapest_success(row, 0, [0, 0, 1, 3]) == (1 + 1 + 1 + 1) / 2
+    assert report.cheapest_success(row, 0, [[2, 3], [0, 2]]).tolist() == [np.inf, 2]
     low, high = wilson(2, 4)
     assert abs(low - 0.150) < 1e-3 and abs(high - 0.850) < 1e-3

@@ -12,6 +12,8 @@ from pathlib import Path
 
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Compiles in two thirds of the time, and runs as fast.
+os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
 
 import equinox as eqx  # noqa: E402
 import jax  # noqa: E402

@@ -103,7 +103,7 @@ ARMS = {
     "Net2Net, plateau": Arm(1, on_plateau(NET2NET)),
     "SENN": Arm(1, senn),
     "open SENN": Arm(1, follows="SENN"),
-    **{f"ReDo {m}": Arm(m, redo, stays=True) for m in (1, 2)},
+    **{f"ReDo {m}": Arm(m, redo, stays=True) for m in (1, 2, 4)},
     "static 4, carved": Arm(4, lambda s: Carve(gn.NoGrowth(s.every), s.every), most=3),
     "random, carved": Arm(
         1, lambda s: Carve(on_plateau(RANDOM)(s), s.every), most=3

@@ -35,7 +35,7 @@ class Solved(gn.AbstractPolicy):
     """
 
     most: int | None = eqx.field(static=True, default=None)
-    every: int = eqx.field(static=True, default=50)
+    every: int = eqx.field(static=True, default=25)
     needs: frozenset[str] = eqx.field(static=True, default=frozenset({"network"}))
     optimizer: None = None
 
@@ -69,7 +69,7 @@ class Carve(gn.AbstractPolicy):
     """
 
     grows: gn.AbstractPolicy
-    every: int = eqx.field(static=True, default=50)
+    every: int = eqx.field(static=True, default=25)
     optimizer: None = None
 
     @property

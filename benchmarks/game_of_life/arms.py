@@ -85,6 +85,10 @@ def senn(s: Settings) -> gn.AbstractPolicy:
     return gn.provided(own, unsolved, needs=["network"])
 
 
+def grown_and_recycled(s: Settings) -> gn.AbstractPolicy:
+    return gn.chain(on_plateau(RANDOM)(s), redo(s))
+
+
 def redo(s: Settings) -> gn.AbstractPolicy:
     return gn.provided(
         Recycling(threshold=0.01, every=s.every), unsolved, needs=["network"]
@@ -104,6 +108,7 @@ ARMS = {
     "SENN": Arm(1, senn),
     "open SENN": Arm(1, follows="SENN"),
     **{f"ReDo {m}": Arm(m, redo, stays=True) for m in (1, 2, 4)},
+    "random + ReDo, plateau": Arm(1, grown_and_recycled),
     "static 4, carved": Arm(4, lambda s: Carve(gn.NoGrowth(s.every), s.every), most=3),
     "random, carved": Arm(
         1, lambda s: Carve(on_plateau(RANDOM)(s), s.every), most=3

@@ -18,3 +18,12 @@ def interval(values: Any, form: str = ".2f") -> str:
     """`mean (low, high)`, each number in the form of a format string."""
     low, high = bounds(values)
     return f"{np.mean(values):{form}} ({low:{form}}, {high:{form}})"
+
+
+def wilson(successes: int, trials: int) -> tuple[float, float]:
+    """95 % interval of a success rate (Wilson, JASA 22, 1927)."""
+    z, n = 1.96, trials
+    rate = successes / n
+    middle = (rate + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z / (1 + z**2 / n) * np.sqrt(rate * (1 - rate) / n + z**2 / (4 * n**2))
+    return float(middle - half), float(middle + half)

@@ -61,6 +61,7 @@ from ._policies.conditions import (
 from ._policies.fading import fading as fading
 from ._policies.grower import Grower as Grower
 from ._policies.growing import GrowerState as GrowerState, Growing as Growing
+from ._policies.in_widths import in_widths as in_widths
 from ._policies.policy import (
     AbstractPolicy as AbstractPolicy,
     Change as Change,

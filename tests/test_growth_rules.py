@@ -59,6 +59,19 @@ def test_gradmax_newborns_have_the_largest_gradient():
     assert (jax.vmap(norms)(orthogonal) <= best * 1.0001).all()
 
 
+def test_gradmax_newborns_are_not_dead_where_inputs_are_positive():
+    """Their gradient is the largest either way round, but a relu has a slope on one
+    side alone."""
+    said = []
+    for seed in (3, 5):
+        net = eqx.nn.MLP(4, 2, 5, 2, activation=jax.nn.relu, key=jr.key(seed))
+        run = grown(net, GradMax(1, every=2), widths="layers[1]")
+        first, second, _ = run.net.layers
+        heard = jax.vmap(lambda x, n=(first, second): n[1](jax.nn.relu(n[0](x))))(X)
+        said.append(heard[:, 5].max() > 0)
+    assert len(said) == 2 and all(said)
+
+
 class Net(eqx.Module):
     """Layers, and what stands between them."""
 

@@ -180,3 +180,12 @@ WRONG: dict[str, Any] = {
 def test_bad_arguments_are_refused(message):
     with pytest.raises(ValueError, match=message):
         Recycling(**WRONG[message])
+
+
+def test_a_width_of_dead_units_alone_starts_anew_as_a_whole():
+    dead = with_bias(mlp(depth=2), dict.fromkeys(range(6), -9.0))
+    run = fit(dead, Recycling(0.01, every=2), 2)
+    assert run.sizes == {FIRST: 6} and run.history.events[0].closed == 6
+    heard = jax.vmap(lambda x: jax.nn.relu(run.net.layers[0](x)))(X)
+    assert (heard.max(0) > 0).sum() > 2
+    assert np.allclose(loss(run.net, (X, Y), None), loss(dead, (X, Y), None))

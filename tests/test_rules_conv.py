@@ -409,3 +409,25 @@ def test_a_residual_block_with_group_norm():
     built = eqx.filter_eval_shape(Residual, 5, 2, 4, jr.key(0))
     assert jax.tree.structure(grown) == jax.tree.structure(built)
     check_resizes(net, x, but=("stem/1",))
+
+
+@pytest.mark.parametrize("channels", [(1, 1), (2, 1), (1, 3)])
+def test_a_layer_of_one_channel_is_a_width_under_vmap_too(channels):
+    """JAX wraps the convolution in reshapes, in which the axis of one channel stands
+    beside one of one example."""
+    a, b = channels
+    keys = jr.split(jr.key(0), 3)
+    net = [
+        eqx.nn.Conv2d(1, a, 3, padding=1, key=keys[0]),
+        eqx.nn.Conv2d(a, b, 1, key=keys[1]),
+        eqx.nn.Conv2d(b, 1, 1, key=keys[2]),
+    ]
+
+    def call(net, x):
+        first, second, last = net
+        one = lambda x: last(jnp.cos(second(jnp.cos(first(x)))))
+        return jax.vmap(one)(x)
+
+    x = normal(4, 1, 6, 6)
+    assert sizes(gn.trace(net, x, call=call)) == {"[0]": a, "[1]": b}
+    check_resizes(net, x, call=call)

@@ -11,6 +11,7 @@ import math
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
@@ -27,7 +28,7 @@ from growthnet._runs.grow import grower_of  # noqa: PLC2701
 from growthnet._runs.tick import Ticker  # noqa: PLC2701
 
 from .replay import Replay
-from .settings import BATCH, EVERY, MOST, POLICIES
+from .settings import BATCH, EVERY, POLICIES
 from .tasks import loss, Task
 
 
@@ -72,25 +73,37 @@ def costs(task: Task, name: str, sizes: tuple[int, ...]) -> tuple[float, float, 
     """Of a step, a turn, and a loss, at capacities `sizes`."""
     policy, keys = policy_of(name), jr.split(jr.key(0), 3)
     train, valid, _ = task.data(keys[0])
-    stream = ArrayData.of(train, BATCH)
-    held_out = valid if policy.needs & {"valid", "valid_at"} else None
-    look = Look.at(loss, stream, held_out)
-    optimizer = optax.adam(1e-3)
-    grower = grower_of(policy, optimizer, MOST, "*", None, held_out, look)
     net = task.network(keys[1], sizes)
+    return counted(policy, net, loss, train, valid, BATCH, keys[2])
+
+
+def counted(
+    policy: gn.AbstractPolicy,
+    net: Any,
+    loss: Any,
+    train: Any,
+    valid: Any,
+    batch_size: int,
+    key: Any,
+) -> tuple[float, float, float]:
+    """Of a step with Adam, a turn, and a loss of a network without spare room."""
+    stream = ArrayData.of(train, batch_size)
+    held_out = valid if policy.needs & {"valid", "valid_at"} else None
     anatomy = gn.trace(net, train[0][0])
-    capacity = dict(zip(anatomy.widths, sizes, strict=True))
-    grower = gn.Grower(policy, optimizer, capacity=capacity)
-    grower.look = look
-    growing, state = grower.init(net, anatomy, key=keys[2])
+    capacity = {name: width.size for name, width in anatomy.widths.items()}
+    grower = grower_of(
+        policy, optax.adam(1e-3), capacity, "*", None, held_out,
+        Look.at(loss, stream, held_out),
+    )  # fmt: skip
+    growing, state = grower.init(net, anatomy, key=key)
     ticker = Ticker(grower, loss)
-    batch = train[0][:BATCH], train[1][:BATCH]
+    batch = jax.tree.map(lambda a: a[:batch_size], train)
 
     def turn(growing: Any, state: Any) -> Any:
-        step = jnp.asarray(EVERY, jnp.int32)
+        step = jnp.asarray(policy.every, jnp.int32)
         past = Past(lambda at: batch, step, step, held_out)
         number = jnp.zeros(())
-        seen = look(grower, growing, state, past, number, number)
+        seen = grower.look(grower, growing, state, past, number, number)
         return decide(growing, state, seen)[:2]
 
     steps = lambda growing, state: ticker._step(growing, state, batch)

@@ -121,6 +121,11 @@ class GradMax(gn.AbstractPolicy):
         # Downhill for the function x w -> v: w along -u where v is along the other.
         incoming = -self.epsilon * small * left[:, :rank].T
         outgoing = self.scale * loud * right[:rank]
+        # The sign of a pair is free. Below 0 on all samples a relu would be dead, which
+        # is every second one where its inputs are positive.
+        speaks = incoming @ jnp.mean(producer.inputs, axis=0) >= 0
+        sign = jnp.where(speaks, 1, -1).astype(incoming.dtype)[:, None]
+        incoming, outgoing = sign * incoming, sign * outgoing
         return _filled(incoming, self.add), _filled(outgoing, self.add), values[:rank]
 
 

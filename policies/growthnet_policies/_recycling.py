@@ -52,8 +52,8 @@ class Recycling(gn.AbstractPolicy):
         mean activation goes to the biases of what reads them.
     - `every`: training steps between decisions (ReDo: 1,000; continual backprop: 1).
 
-    A width keeps its last unit. `info["replaced/NAME"]` counts, and so do events of
-    the history (`kind="replaced"`).
+    Without `refill` a width keeps its last unit. `info["replaced/NAME"]` counts, and so
+    do events of the history (`kind="replaced"`).
 
     **Raises:** `ValueError` for numbers out of range, and neither or both of
         `threshold` and `rate`.
@@ -135,8 +135,9 @@ class Recycling(gn.AbstractPolicy):
                 goes = self._dormant(evidence, name)
             else:
                 goes, new[name] = self._useless(evidence, name, memory[name])
-            # At least one unit stays, so that its consumers have something to read.
-            count = jnp.minimum(jnp.sum(goes), jnp.sum(mask) - 1)
+            count = jnp.sum(goes)
+            if not self.refill:  # Its consumers need something to read.
+                count = jnp.minimum(count, jnp.sum(mask) - 1)
             goes = goes & best(-self._loudness(evidence, name), goes, count)
             keep = mask & ~goes
             seen = moments(evidence, name, self.removal)

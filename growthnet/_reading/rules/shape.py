@@ -101,7 +101,11 @@ def _blocks(
         ]
     blocks, i, j = [], 0, 0
     while i < len(old) or j < len(new):
-        if i < len(old) and j < len(new) and old[i] == new[j]:
+        if spare := _spare_ones(old[i:], new[j:]):
+            # A batch axis of one comes, or goes, before the channels.
+            ins = [i + k for k in range(-spare)]
+            outs = [j + k for k in range(spare)]
+        elif i < len(old) and j < len(new) and old[i] == new[j]:
             ins, outs = [i], [j]
         elif j < len(new) and new[j] == 1:
             ins, outs = [], [j]
@@ -120,6 +124,13 @@ def _blocks(
         blocks.append((ins, outs))
         i, j = i + len(ins), j + len(outs)
     return blocks
+
+
+def _spare_ones(old: Sequence[int], new: Sequence[int]) -> int:
+    """How many more axes of size 1 the new shape begins with, if both begin with some
+    and go on after them."""
+    ones = [next((k for k, n in enumerate(s) if n != 1), 0) for s in (old, new)]
+    return ones[1] - ones[0] if min(ones) > 0 else 0
 
 
 def _regroup(reader: Reader, ins: list[Node], outs: list[int]) -> list[Node]:

@@ -16,7 +16,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 from .figure import figure  # noqa: E402
 from .report import table  # noqa: E402
 from .run import run  # noqa: E402
-from .settings import MEMORIES  # noqa: E402
+from .settings import SETTINGS  # noqa: E402
 
 
 HERE = Path(__file__).parent / "results.json"
@@ -29,7 +29,7 @@ def main() -> None:
     parser.add_argument("--figure", type=Path, help="where the figure goes")
     given = parser.parse_args()
     rows = run(given.results, given.only)
-    for memory in MEMORIES:
+    for memory in SETTINGS:
         print(f"\n**{memory}**\n\n{table(rows, memory)}")
     spent = sum(row["cpu_seconds"] for row in rows.values())
     print(f"\n{spent:.0f} seconds of processor time")

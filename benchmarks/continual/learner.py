@@ -37,7 +37,7 @@ class Lesson(eqx.Module):
 
     - `rows`, `names`: of the new classes; `by_class`: all classes, `[10, images]`.
     - `old`: how many classes came before; `kept`: images of each that may be replayed.
-    - `outputs`: how many outputs count; `resting`: how many units rest.
+    - `first`, `outputs`: the outputs that count in training; `resting`: how many units rest.
     """
 
     rows: Any
@@ -45,6 +45,7 @@ class Lesson(eqx.Module):
     by_class: Any
     old: Any
     kept: Any
+    first: Any
     outputs: Any
     resting: Any
     rate: Any
@@ -62,16 +63,18 @@ def loss_of(images: Any, lesson: Lesson) -> Any:
 
     def loss(net: Any, batch: Any, key: Any) -> Any:
         rows, names = replayed(*batch, key)
-        scores = counting(jax.vmap(net)(images[rows]), lesson.outputs)
+        scores = jax.vmap(net)(images[rows])
+        scores = counting(scores, lesson.outputs, lesson.first)
         each = optax.softmax_cross_entropy_with_integer_labels
         return jnp.mean(each(scores, names))
 
     return loss
 
 
-def counting(scores: Any, outputs: Any) -> Any:
+def counting(scores: Any, outputs: Any, first: Any = 0) -> Any:
     """The outputs that don't count say nothing."""
-    return jnp.where(jnp.arange(scores.shape[1]) < outputs, scores, -1e9)
+    numbers = jnp.arange(scores.shape[1])
+    return jnp.where((numbers >= first) & (numbers < outputs), scores, -1e9)
 
 
 def network(key: Any, width: int, outputs: int) -> eqx.nn.MLP:
@@ -164,7 +167,8 @@ class Course:
             outputs = seen if arm.masked else CLASSES
             names = jnp.repeat(jnp.arange(old, seen), by_class.shape[1])
             rows = by_class[old:seen].reshape(-1)
-            given = by_class, old, arm.kept, outputs, resting, rate
+            first = old if arm.local else 0
+            given = by_class, old, arm.kept, first, outputs, resting, rate
             return Lesson(rows, names, *given, jr.fold_in(key, part))
 
         return jax.vmap(one)(self.split(100 + phase), self.rates, self.by_class)

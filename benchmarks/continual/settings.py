@@ -10,15 +10,15 @@ from growthnet_policies import GradMax, SENN
 
 
 PHASES, PER_PHASE, CLASSES = 5, 2, 10
-WIDTHS = (16, 28, 40, 52, 64)
+WIDTHS = (8, 22, 36, 50, 64)
 """Hidden units by phase, of the networks that grow."""
-STEPS, LOOK, BATCH = 200, 20, 64
+STEPS, LOOK, BATCH = 300, 20, 64
 """Per phase; after `LOOK` steps on the new classes the network grows."""
 KEPT, TRAIN, HELD_OUT = 30, 5_500, 500
 """Per class: in the small memory, to train on, to choose rates on."""
 
-RATES, TUNING = (3e-4, 1e-3, 3e-3, 1e-2), (1_000, 1_001)
-SEEDS = tuple(range(100, 108))
+RATES, TUNING = (3e-5, 1e-4, 3e-4, 1e-3, 3e-3), (1_000, 1_001, 1_002)
+SEEDS = tuple(range(100, 115))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +29,7 @@ class Arm:
     - `rests`: old units keep their incoming weights.
     - `masked`: outputs of classes that haven't come yet don't count (a network that
         grows doesn't have them).
+    - `local`: only the outputs of a phase's new classes count in training.
     - `anew`: Adam starts anew in every phase; `scratch`: so does the network, on all
         classes so far, with steps in proportion.
     """
@@ -38,16 +39,17 @@ class Arm:
     kept: int = 0
     rests: bool = False
     masked: bool = True
+    local: bool = False
     anew: bool = False
     scratch: bool = False
     steps: int = STEPS
 
-    def with_memory(self, kept: int) -> "Arm":
-        return dataclasses.replace(self, kept=kept)
+    def under(self, kept: int, local: bool) -> "Arm":
+        return dataclasses.replace(self, kept=kept, local=local)
 
 
 FINAL, FIRST = (WIDTHS[-1],) * PHASES, (WIDTHS[0],) * PHASES
-EQUAL = 124
+EQUAL = 168
 """Steps of the final size that cost what `random` does (`flops.equal_steps`)."""
 
 _KINDS = {
@@ -61,16 +63,17 @@ _KINDS = {
     "static, all outputs": Arm(widths=FINAL, masked=False),
     "small": Arm(widths=FIRST),
 }
-MEMORIES = {"no replay": 0, "replay": KEPT, "all kept": TRAIN}
+_FEW = ("random", "random, old units rest", "static", "static, equal FLOPs", "small")
+SETTINGS = {
+    "no replay": (0, False, tuple(_KINDS)),
+    "no replay, new outputs": (0, True, _FEW),
+    "replay": (KEPT, False, tuple(_KINDS)),
+    "all kept": (TRAIN, False, ("random", "static", "static, equal FLOPs")),
+}
 ARMS = {
-    f"{kind} / {memory}": arm.with_memory(MEMORIES[memory])
-    for memory, kinds in (
-        ("no replay", _KINDS),
-        ("replay", _KINDS),
-        ("all kept", ("random", "static")),
-    )
-    for kind, arm in _KINDS.items()
-    if kind in kinds
+    f"{kind} / {setting}": _KINDS[kind].under(kept, local)
+    for setting, (kept, local, kinds) in SETTINGS.items()
+    for kind in kinds
 } | {"retrained": Arm(widths=FINAL, anew=True, scratch=True)}
 
 

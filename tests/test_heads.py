@@ -1,5 +1,6 @@
 """Appending to what a network ends with: a classifier gets another class."""
 
+import re
 from typing import Any
 
 import equinox as eqx
@@ -10,6 +11,8 @@ import optax
 import pytest
 
 import growthnet as gn
+
+from .zoo import case_of, MODELS
 
 
 X, Y = jr.normal(jr.key(9), (6, 4)), jnp.arange(6) % 3
@@ -146,3 +149,24 @@ def test_a_run_goes_on_with_another_class():
 
 def arrays(net):
     return eqx.filter(net, eqx.is_inexact_array)
+
+
+@pytest.mark.slow
+def test_every_head_of_the_zoo_gets_a_row_or_says_why_not():
+    done, refused = 0, {}
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        for name in MODELS:
+            case = case_of(name)
+            anatomy = gn.trace(case.net, *case.args, call=case.call)
+            for head, axis in anatomy.heads.items():
+                try:
+                    edit = gn.plan_rows(anatomy, {head: axis.size + 1})
+                    more = edit(case.net, key=jr.key(0))
+                except ValueError as error:
+                    refused[name] = str(error)
+                    continue
+                assert edit.after == gn.trace(more, *case.args, call=case.call)
+                done += 1
+    assert done >= 62 and len(refused) <= 3
+    why = "doesn't work with the rows|no argument of the factory gives"
+    assert all(re.search(why, text) for text in refused.values())

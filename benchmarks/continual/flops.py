@@ -39,7 +39,7 @@ def costs(rule: str, start: int, to: int, outputs: int) -> tuple[float, float, f
     batch = jnp.ones((BATCH, PIXELS)), jnp.zeros(BATCH, jnp.int32)
     policy = policy_of(rule, to - start, 0, LOOK)
     grower = gn.Grower(policy, optax.adam(1e-3), capacity=to)
-    grower.look = Look.at(loss, ArrayData.of(batch, BATCH), None)
+    look = grower.look = Look.at(loss, ArrayData.of(batch, BATCH), None)
     anatomy = gn.trace(net, batch[0][0])
     growing, state = grower.init(net, anatomy, key=jr.key(1))
     ticker = Ticker(grower, loss)
@@ -47,7 +47,7 @@ def costs(rule: str, start: int, to: int, outputs: int) -> tuple[float, float, f
     def turn(growing: Any, state: Any) -> Any:
         step, number = jnp.asarray(LOOK, jnp.int32), jnp.zeros(())
         past = Past(lambda at: batch, step, step, None)
-        seen = grower.look(grower, growing, state, past, number, number)
+        seen = look(grower, growing, state, past, number, number)
         return decide(growing, state, seen)[:2]
 
     def count(function: Any) -> float:

@@ -37,7 +37,8 @@ class Lesson(eqx.Module):
 
     - `rows`, `names`: of the new classes; `by_class`: all classes, `[10, images]`.
     - `old`: how many classes came before; `kept`: images of each that may be replayed.
-    - `first`, `outputs`: the outputs that count in training; `resting`: how many units rest.
+    - `first`, `outputs`: the outputs that count in training.
+    - `resting`: how many units rest.
     """
 
     rows: Any
@@ -53,7 +54,8 @@ class Lesson(eqx.Module):
 
 
 def loss_of(images: Any, lesson: Lesson) -> Any:
-    def replayed(rows: Any, names: Any, key: Any) -> tuple[Any, Any]:
+    def replayed(batch: Any, key: Any) -> tuple[Any, Any]:
+        rows, names = batch
         keys = jr.split(key)
         which = jr.randint(keys[0], rows.shape, 0, jnp.maximum(lesson.old, 1))
         at = jr.randint(keys[1], rows.shape, 0, jnp.maximum(lesson.kept, 1))
@@ -62,7 +64,7 @@ def loss_of(images: Any, lesson: Lesson) -> Any:
         return rows, jnp.where(again, which, names)
 
     def loss(net: Any, batch: Any, key: Any) -> Any:
-        rows, names = replayed(*batch, key)
+        rows, names = replayed(batch, key)
         scores = jax.vmap(net)(images[rows])
         scores = counting(scores, lesson.outputs, lesson.first)
         each = optax.softmax_cross_entropy_with_integer_labels

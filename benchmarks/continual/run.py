@@ -1,5 +1,6 @@
 """Runs the arms, each once, and keeps what came out arm by arm."""
 
+import functools as ft
 import json
 import os
 import time
@@ -23,16 +24,9 @@ def run(path: Path, only: str = "", arms: dict[str, Arm] = ARMS) -> Rows:
     """All arms, or those whose names contain `only`, that `path` doesn't have yet."""
     rows: Rows = json.loads(path.read_text()) if path.exists() else {}
     missing = {n: arm for n, arm in arms.items() if n not in rows and only in n}
-    if missing:
-        x, train, held_out = images()
-        x, (asked, test) = jnp.asarray(x), test_images()
-        asked = jnp.asarray(asked)
     for name, arm in missing.items():
         began, cpu = time.perf_counter(), time.process_time()
-        on = lambda *judged, arm=arm: (
-            lambda seeds, rates: accuracies(arm, seeds, rates, x, train, judged)
-        )
-        row = tuned(on(x, held_out), on(asked, test))
+        row = tuned(arm)
         row["flops"] = executed(arm)
         row["seconds"] = round(time.perf_counter() - began, 1)
         row["cpu_seconds"] = round(time.process_time() - cpu, 1)
@@ -43,12 +37,24 @@ def run(path: Path, only: str = "", arms: dict[str, Arm] = ARMS) -> Rows:
     return {name: rows[name] for name in arms if name in rows}
 
 
-def tuned(on_held_out: Any, on_test: Any) -> dict[str, Any]:
+@ft.cache
+def _images() -> tuple[Any, ...]:
+    """Those to train and to choose rates on, with their numbers by class; then the test
+    images."""
+    x, train, held_out = images()
+    asked, test = test_images()
+    return jnp.asarray(x), train, held_out, jnp.asarray(asked), test
+
+
+def tuned(arm: Arm) -> dict[str, Any]:
     """The evaluation seeds, at the rate that is best on held-out data of the others."""
-    tries, _ = on_held_out([*TUNING] * len(RATES), np.repeat(RATES, len(TUNING)))
+    x, train, held_out, asked, test = _images()
+    seeds, rates = [*TUNING] * len(RATES), np.repeat(RATES, len(TUNING))
+    tries, _ = accuracies(arm, seeds, rates, x, train, (x, held_out))
     last = tries[:, -1].mean(axis=1).reshape(len(RATES), -1).mean(axis=1)
     rate = RATES[int(np.argmax(last))]
-    accuracy, sizes = on_test(SEEDS, np.full(len(SEEDS), rate))
+    rates = np.full(len(SEEDS), rate)
+    accuracy, sizes = accuracies(arm, SEEDS, rates, x, train, (asked, test))
     return {
         "rate": rate,
         "tries": dict(zip(map(str, RATES), last.round(4).tolist(), strict=True)),

@@ -105,7 +105,7 @@ def silent(evidence: Any, key: Any, add: int) -> gn.Decision:
 def policy_of(rule: str, add: int, old: Any, every: int) -> gn.AbstractPolicy:
     """One setting for all arms. `SENN` takes so many of its best proposals, wanted or
     not, so that all of them have the same sizes."""
-    rests = Resting(old, every)
+    rests = Resting(old=old, every=every)
     if not rule:
         return rests
     if rule == "random":

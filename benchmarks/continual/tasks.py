@@ -1,6 +1,5 @@
 """Fashion-MNIST by class: what is trained on, rates are chosen on, tested on."""
 
-import functools as ft
 from typing import Any
 
 import numpy as np
@@ -9,7 +8,6 @@ from ..fashion_mnist import fashion_mnist
 from .settings import CLASSES, HELD_OUT, TRAIN
 
 
-@ft.cache
 def images() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The 60,000 images; of each class the numbers of the first 5,500, which are
     trained on, and of the 500 others, which rates are chosen on."""

@@ -141,12 +141,12 @@ def test_through_the_loss_names_stay_and_the_promise_is_honest():
 def test_errors():
     net = Tied()
     anatomy = gn.trace(net, TOKENS)
-    tables = r"its tables are embedding \(7\), place \(9\)"
+    tables = r"Tables: embedding \(7\), place \(9\); heads: none"
     cases: list[tuple[Any, str]] = [
         ({"vocabulary": 9}, f"'vocabulary' is unknown; rows are .* {tables}"),
         ({"mlp.layers[0]": 9}, "is a hidden width, which `plan` resizes"),
-        ({"embedding": 6}, "6 rows for the table 'embedding', which has 7; rows are"),
-        ({"embedding": 8.0}, "8.0 rows for the table"),
+        ({"embedding": 6}, "6 rows for 'embedding', which has 7; rows are"),
+        ({"embedding": 8.0}, "8.0 rows for 'embedding'"),
     ]
     for rows, text in cases:
         with pytest.raises(ValueError, match=text):
@@ -157,11 +157,12 @@ def test_errors():
         gn.append_rows(net, anatomy, {"place": 12})
     with pytest.raises(ValueError, match="'place' .9. is a lookup table, .*plan_rows"):
         gn.plan(anatomy, {"place": 12})
-    linear = eqx.nn.Linear(4, 2, key=jr.key(0))
-    with pytest.raises(
-        ValueError, match="'weight' isn't looked up by index: it is axi"
-    ):
-        gn.plan_rows(gn.trace(linear, jnp.ones(4)), {"weight": 3})
+    anatomy = gn.trace(eqx.nn.Linear(4, 2, key=jr.key(0)), jnp.ones(4))
+    text = r"'weight:1' is neither .*: it is axis 0 of the input.* heads: weight \(2\)"
+    with pytest.raises(ValueError, match=text):
+        gn.plan_rows(anatomy, {"weight:1": 5})
+    with pytest.raises(ValueError, match=r"append to it: .*plan_rows\(anatomy, {'wei"):
+        gn.plan(anatomy, {"weight": 3})
 
 
 def test_a_number_of_rows_that_is_fixed_in_the_code():

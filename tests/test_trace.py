@@ -292,7 +292,7 @@ def test_the_table():
         "layers[0].bias:0, layers[1].weight:1*",
         "(path:axis; * is the cover: what an exact growth zeroes)",
         "fixed: layers[0].weight:1 (3): it is axis 0 of the input `x`",
-        "fixed: layers[1] (2): it is axis 0 of the output",
+        "fixed: layers[1] (2): it is axis 0 of the output; `plan_rows` appends",
     ]
 
 

@@ -126,7 +126,7 @@ def restored_net(
         names = _listed(anatomy.widths)
         raise _other(saved, f"it has the width {unknown[0]!r}", names, "network")
     managed = anatomy.only(capacities) if capacities else anatomy
-    begin = lambda net: begun(net, (None, None), NoGrowth(), managed, capacities)
+    begin = lambda net: begun(net, (None, None), NoGrowth(), managed, capacities)[:2]
     growing, _ = eqx.filter_eval_shape(begin, net)
     _check_widths(saved, growing.anatomy)
     parts = {"net": growing.net}

@@ -20,6 +20,7 @@ from .._reading.trace import fields_at
 from .._reading.widths import Exactness, Width
 from .inits import Clone, Init, inverse_pair, Rows
 from .maps import axis_edit, LeafEdit, MapPair
+from .moves import gathered
 from .newborns import newborn_entries
 from .statics import modules, retuned, untrue_fields
 
@@ -70,8 +71,8 @@ class Edit:
     renames: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def groups(self, anatomy: Anatomy) -> Mapping[str, Width]:
-        """What the changes are changes of: the anatomy's widths, or its tables."""
-        return anatomy.tables if isinstance(self.init, Rows) else anatomy.widths
+        """What the changes are changes of: the anatomy's widths, or its rows."""
+        return anatomy.rows if isinstance(self.init, Rows) else anatomy.widths
 
     def __repr__(self) -> str:
         sizes = ", ".join(f"{c.name} {c.old} -> {c.new}" for c in self.changes)
@@ -220,7 +221,8 @@ class Edit:
         - `optimizer`: the `optax.GradientTransformation` that made the state.
         - `opt_state`: its state before the edit.
         - `params`, `params2`: the trees that it was initialised with, before and after;
-            usually `eqx.filter(net, eqx.is_inexact_array)`.
+            usually `eqx.filter(net, eqx.is_inexact_array)`. Under `jit` and `vmap`
+            all three may be traced, unless the edit splits or scales units.
         - `report`: also return what happened to every leaf of the state.
 
         **Returns:** the state, with the structure of `optimizer.init(params2)`. Entries
@@ -296,15 +298,11 @@ class Edit:
 
 
 def _gathered(array: Any, edit: LeafEdit, writes: Any) -> Any:
-    """What an edit that only moves entries does to a traced array: a gather, by the
-    places that the edit gives to a table of places."""
-    places = np.arange(1, array.size + 1).reshape(array.shape)
-    sources = edit.values(places)
+    """What an edit that only moves entries does to a traced array."""
     filled = np.zeros(edit.new_shape, np.float32)
     for entries in writes:
         filled = entries.write(filled)
-    moved = array.reshape(-1)[np.maximum(sources, 1) - 1]
-    return jnp.where(sources > 0, moved, jnp.asarray(filled, array.dtype))
+    return gathered(array, edit.values, jnp.asarray(filled, array.dtype))
 
 
 def _left_alone(anatomy: Anatomy, changes: tuple[WidthChange, ...]) -> list[str]:

@@ -8,8 +8,10 @@ import dataclasses
 import functools as ft
 import itertools as it
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 
@@ -112,3 +114,12 @@ def chunks(shape: Sequence[int]) -> Iterator[slice]:
     count = max(1, CHUNK // max(1, math.prod(shape[1:])))
     for start in range(0, shape[0], count):
         yield slice(start, start + count)
+
+
+def gathered(array: Any, move: Callable[[np.ndarray], np.ndarray], filled: Any) -> Any:
+    """A traced array after a move that only takes its entries elsewhere: a gather, by
+    the places that the move gives to a table of places. What no entry goes to holds
+    that of `filled`."""
+    sources = move(np.arange(1, array.size + 1).reshape(array.shape))
+    taken = array.reshape(-1)[np.maximum(sources, 1) - 1]
+    return jnp.where(sources > 0, taken, filled)

@@ -146,11 +146,11 @@ def targets_of(anatomy: Anatomy, sizes: Mapping[str, int]) -> dict[str, int]:
     targets: dict[str, int] = {}
     for pattern, size in sizes.items():
         for name in anatomy.match(pattern):
-            targets[name] = _checked_size(anatomy.widths[name], size)
+            targets[name] = _checked_size(anatomy, anatomy.widths[name], size)
     return targets
 
 
-def _checked_size(width: Width, size: Any) -> int:
+def _checked_size(anatomy: Anatomy, width: Width, size: Any) -> int:
     whole = isinstance(size, int | np.integer) and not isinstance(size, bool)
     if not whole or size < 1:
         raise ValueError(
@@ -160,6 +160,7 @@ def _checked_size(width: Width, size: Any) -> int:
     if not width.growable and size != width.size:
         raise ValueError(
             f"{width.name!r} ({width.size}) can't change: {'; '.join(width.reasons)}"
+            f"{anatomy.may_append(width.name)}"
         )
     return int(size)
 

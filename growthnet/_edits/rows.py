@@ -1,4 +1,4 @@
-"""Appending rows to lookup tables: a longer vocabulary, another class."""
+"""Appending rows to lookup tables and heads: a longer vocabulary, another class."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -16,23 +16,25 @@ from .inits import pair_for, Rows
 def plan_rows(
     anatomy: Anatomy, rows: Mapping[str, int], *, init: str = "drawn"
 ) -> Edit:
-    """Plans to append rows to lookup tables (embeddings).
+    """Plans to append rows to lookup tables (embeddings) and heads (outputs).
 
     The rows of a table have numbers, so they are never removed or moved, and `plan`
     leaves them alone. What is tied to the table grows with it: the head that makes an
-    output of every row, and with it the network's output; `explain` says so.
+    output of every row, and with it the network's output; `explain` says so. A head of
+    its own weights, which no leaf reads, is appended to in the same way: a classifier
+    gets another class.
 
     **Arguments:**
 
-    - `anatomy`: from `trace`; `anatomy.tables` has the names.
-    - `rows`: the new number of rows by table name.
+    - `anatomy`: from `trace`; `anatomy.tables` and `anatomy.heads` have the names.
+    - `rows`: the new number of rows by name.
     - `init`: `"drawn"`: at random, at the scale of the old rows. `"mean"`: the mean of
         the old rows.
 
     **Returns:** an `Edit`, as `plan` does: call it on the network, and let it
     `transfer` the optimizer state. Old rows stay bit for bit.
 
-    **Raises:** `ValueError` for an unknown table, fewer rows than there are, or a
+    **Raises:** `ValueError` for an unknown name, fewer rows than there are, or a
     program that only works with the old number.
 
     !!! example
@@ -42,6 +44,11 @@ def plan_rows(
         anatomy = gn.trace(table, jax.ShapeDtypeStruct((), "int32"))
         edit = gn.plan_rows(anatomy, {"weight": 12})
         edit(table, key=jax.random.key(1)).num_embeddings  # 12
+
+        mlp = eqx.nn.MLP(4, 2, 8, 1, key=jax.random.key(0))
+        anatomy = gn.trace(mlp, jax.ShapeDtypeStruct((4,), "float32"))
+        edit = gn.plan_rows(anatomy, {"layers[1]": 3})
+        edit(mlp, key=jax.random.key(1)).out_size  # 3
         ```
     """
     if init not in ("drawn", "mean"):
@@ -70,7 +77,7 @@ def append_rows(
     key: Any = None,
     init: str = "drawn",
 ) -> Any:
-    """Appends rows to lookup tables: `plan_rows(...)` applied to the network.
+    """Appends rows to tables and heads: `plan_rows(...)` applied to the network.
 
     **Arguments:** as in `plan_rows`; `key` seeds the new rows.
 
@@ -90,27 +97,30 @@ def append_rows(
 
 
 def _table(anatomy: Anatomy, name: str) -> Width:
-    if name in anatomy.tables:
-        return anatomy.tables[name]
-    known = ", ".join(f"{t.name} ({t.size})" for t in anatomy.all_tables)
-    what = f"its tables are {known}" if known else "it has no lookup table"
+    if name in anatomy.rows:
+        return anatomy.rows[name]
+    fixed = {f.name: f.reason for f in anatomy.fixed}
     if name in anatomy.widths:
         why = "is a hidden width, which `plan` resizes"
+    elif name in fixed:
+        why = f"is neither looked up by index nor a head: {fixed[name]}"
     else:
-        fixed = {f.name: f.reason for f in anatomy.fixed}
-        why = (
-            f"isn't looked up by index: {fixed[name]}"
-            if name in fixed
-            else "is unknown"
-        )
-    raise ValueError(f"{name!r} {why}; rows are appended to lookup tables, and {what}")
+        why = "is unknown"
+    raise ValueError(
+        f"{name!r} {why}; rows are appended to lookup tables and heads. "
+        f"Tables: {_listed(anatomy.all_tables)}; heads: {_listed(anatomy.all_heads)}"
+    )
+
+
+def _listed(axes: tuple[Width, ...]) -> str:
+    return ", ".join(f"{axis.name} ({axis.size})" for axis in axes) or "none"
 
 
 def _check_rows(table: Width, new: Any) -> None:
     whole = isinstance(new, int | np.integer) and not isinstance(new, bool)
     if not whole or new < table.size:
         raise ValueError(
-            f"{new!r} rows for the table {table.name!r}, which has {table.size}; rows "
+            f"{new!r} rows for {table.name!r}, which has {table.size}; rows "
             "are appended, so the number is a whole one and no smaller"
         )
 

@@ -12,10 +12,12 @@ from typing import Any, TypeAlias
 
 import jax
 import numpy as np
+from jax.core import Tracer
 
 from .._devices.placement import put_large, put_rest, to_host
 from .._devices.shards import check_shards
 from .._edits.maps import AxisEdit, LeafEdit
+from .._edits.moves import gathered
 from .._reading.layout import Atom
 from .init_values import CONSTANT, GRADIENT, Init, Power, read_init, read_powers
 from .state_links import (
@@ -218,6 +220,14 @@ class _Mover:
         lost = self._lost.get((self._groups[j], link.param)) if self.scales else None
         if not (view.touched or lost):
             return self.leaves[j], "kept", "it runs along no axis that changes"
+        if isinstance(self.leaves[j], Tracer):
+            if not self.scales:
+                filled = self._begun[k]
+                return gathered(self.leaves[j], view.gradients, filled), "moved", ""
+            raise ValueError(
+                "the optimizer state of units that are split or scaled moves in numpy, "
+                "not under jit or vmap"
+            )
         array = to_host(self.leaves[j])
         if not self.scales:
             return self._bear(k, view.gradients(array), view), "moved", ""
@@ -254,6 +264,14 @@ class _Mover:
         if value.size and (any(value.strides) or value.flat[0] != 0):
             np.copyto(new, value, where=view.born(), casting="unsafe")
         return new
+
+    @ft.cached_property
+    def _begun(self) -> list[Any]:
+        """A first state, whose values may be traced."""
+        params = self.after.params
+        return jax.tree.leaves(
+            self.optimizer.init(params.treedef.unflatten(params.leaves))
+        )
 
     def _reset(self, k: int, reason: str) -> Fate:
         return np.array(self.after.value(k)), "reset", reason

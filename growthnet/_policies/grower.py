@@ -117,17 +117,20 @@ class Grower:
         self.capacity = dict(everywhere or {})
         self.look: Look | None = None  # `fit` knows the loss, and so more evidence.
 
-    def init(self, net: Any, anatomy: Anatomy, *, key: Any) -> tuple[Growing, Any]:
+    def init(
+        self, net: Any, anatomy: Anatomy, *, key: Any, opt_state: Any = None
+    ) -> tuple[Growing, Any]:
         """Makes room in the network and starts the optimizers.
 
-        **Arguments:** the network, its anatomy (`trace`), and the key of the run.
+        **Arguments:** the network, its anatomy (`trace`), and the key of the run;
+            `opt_state`, if the optimizer is to go on: its state for `net`.
 
         **Returns:** `(growing, state)`.
 
         **Raises:** `ValueError` if no width matches, or none of them can be gated; for
             leaves at several places, and widths that a factory sets together; for a
             policy that needs what your own loop can't give; for `buckets` whose
-            capacities the network's mesh doesn't divide.
+            capacities the network's mesh doesn't divide; for a state of other leaves.
         """
         anatomy.check(net, "the network", whole=True, numbers=True)
         if self.look is None:
@@ -136,9 +139,8 @@ class Grower:
         _check_apart(net, managed)
         self._mind_mesh(net, managed)
         own = as_arrays(self.policy.init(managed, key=jr.fold_in(key, 0)))
-        growing, state = self.begin(
-            net, managed, own, key, self._first_capacities(managed)
-        )
+        room = self._first_capacities(managed)
+        growing, state = self.begin(net, managed, own, key, room, opt_state)
         return settled(growing, undecided(self, growing, state))
 
     def begin(
@@ -148,12 +150,17 @@ class Grower:
         own: tuple[Any, Any],
         key: Any,
         capacities: Mapping[str, int],
+        opt_state: Any = None,
     ) -> tuple[Growing, GrowerState]:
         """A run at its first step, at any capacities, but for the form of its
         decision; `own` is what the policy begins with."""
-        growing, memory = begun(net, own, self.policy, managed, capacities)
+        growing, memory, edit = begun(net, own, self.policy, managed, capacities)
+        params = self.trainable.of(growing.net)
+        if opt_state is not None:
+            old = self.trainable.of(net)
+            opt_state = edit.transfer(self.optimizer, opt_state, old, params)
         state = GrowerState(
-            initial_state(self.optimizer, self.trainable.of(growing.net)),
+            initial_state(self.optimizer, params) if opt_state is None else opt_state,
             self._policy_optimizer(growing.trainable),
             memory,
             key,

@@ -27,10 +27,11 @@ def begun(
     policy: AbstractPolicy,
     managed: Anatomy,
     capacities: Mapping[str, int],
-) -> tuple[Growing, Any]:
-    """A network in growth at its first step, at any capacities, and the policy's
-    memory; `own` is what the policy begins with. Where a capacity is below the
-    network's size, units are left out, as in the frame of a run that has shrunk."""
+) -> tuple[Growing, Any, Edit]:
+    """A network in growth at its first step, at any capacities, the policy's memory,
+    and how the network got its room; `own` is what the policy begins with. Where a
+    capacity is below the network's size, units are left out, as in the frame of a run
+    that has shrunk."""
     trainable, memory = own
     # In numpy, so that it works inside a program.
     open_ = {
@@ -38,7 +39,8 @@ def begun(
         for name, width in managed.widths.items()
     }
     small = Growing(net, trainable, open_, policy, managed)
-    return edited(small, memory, room_edit(small, capacities))
+    edit = room_edit(small, capacities)
+    return *edited(small, memory, edit), edit
 
 
 def make_room(

@@ -39,6 +39,8 @@ class Anatomy:
     - `fixed`: axes that can't change (inputs, outputs, axes that nothing consumes).
     - `tables`: mapping from name to the axis of a lookup table: a vocabulary, classes,
         positions. `plan_rows` appends to these.
+    - `heads`: mapping from name to the axis that the network ends with, which no leaf
+        reads: an output per class. `plan_rows` appends to these too.
     - `warnings`: leaves that the trace didn't reach, primitives it didn't understand.
     """
 
@@ -48,6 +50,7 @@ class Anatomy:
     warnings: tuple[str, ...]
     source: Any = dataclasses.field(compare=False, repr=False, default=None)
     all_tables: tuple[Width, ...] = ()
+    all_heads: tuple[Width, ...] = ()
 
     @ft.cached_property
     def widths(self) -> Mapping[str, Width]:
@@ -57,10 +60,19 @@ class Anatomy:
     def tables(self) -> Mapping[str, Width]:
         return MappingProxyType({t.name: t for t in self.all_tables})
 
+    @ft.cached_property
+    def heads(self) -> Mapping[str, Width]:
+        return MappingProxyType({h.name: h for h in self.all_heads})
+
+    @ft.cached_property
+    def rows(self) -> Mapping[str, Width]:
+        """Tables and heads: what `plan_rows` appends to."""
+        return MappingProxyType({**self.heads, **self.tables})
+
     @property
     def groups(self) -> tuple[Width, ...]:
-        """Widths and tables: every set of axes that change together."""
-        return (*self.all_widths, *self.all_tables)
+        """Widths, tables and heads: every set of axes that change together."""
+        return (*self.all_widths, *self.all_tables, *self.all_heads)
 
     @ft.cached_property
     def _hash(self) -> int:
@@ -99,11 +111,21 @@ class Anatomy:
             )
         for fixed in self.fixed:
             if fnmatch.fnmatchcase(fixed.name, name.replace("[", "[[]")):
-                return f"{fixed.name!r} ({fixed.size}) can't change: {fixed.reason}."
+                more = self.may_append(fixed.name)
+                return (
+                    f"{fixed.name!r} ({fixed.size}) can't change: {fixed.reason}{more}."
+                )
         if not self.widths:
             return f"unknown width {name!r}; this network has no hidden width"
         known = ", ".join(f"{w.name} ({w.size})" for w in self.all_widths)
         return f"unknown width {name!r}; this network has {known}"
+
+    def may_append(self, name: str) -> str:
+        """For messages about an axis that can't change: if it is a head, it can."""
+        if name not in self.heads:
+            return ""
+        more = {name: self.heads[name].size + 1}
+        return f" (to append to it: gn.plan_rows(anatomy, {more}))"
 
     def only(self, patterns: str | Iterable[str]) -> "Anatomy":
         """The same anatomy with just the matching widths that can grow."""
@@ -230,6 +252,7 @@ class Anatomy:
             ),
             self.warnings,
             all_tables=tuple(map(sized, self.all_tables)),
+            all_heads=tuple(map(sized, self.all_heads)),
         )
 
     def program(

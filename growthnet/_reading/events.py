@@ -86,6 +86,9 @@ class Spot:
     indices: range | tuple[int, ...]
 
 
+LOOKED_UP = "its entries are looked up by index"
+
+
 @dataclasses.dataclass(frozen=True)
 class Rigid:
     node: Node
@@ -97,6 +100,8 @@ class Rigid:
 class Interface:
     node: Node
     text: str
+    given: bool
+    """An input's axis, not an output's."""
 
 
 @dataclasses.dataclass(frozen=True)

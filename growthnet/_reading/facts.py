@@ -36,6 +36,7 @@ class Fact:
     size: int
     rigid: list[str] = dataclasses.field(default_factory=list)
     interface: list[str] = dataclasses.field(default_factory=list)
+    given: bool = False
     roles: dict[Key, set[Role]] = dataclasses.field(default_factory=dict)
     contractions: list[Contraction] = dataclasses.field(default_factory=list)
     reductions: list[Reduction] = dataclasses.field(default_factory=list)
@@ -110,8 +111,9 @@ class Facts:
                 match event:
                     case Rigid(reason=reason, line=line):
                         fact.rigid.append(located(reason, line))
-                    case Interface(text=text):
+                    case Interface(text=text, given=given):
                         fact.interface.append(text)
+                        fact.given |= given
                     case Touch(role=role, spots=touched):
                         for key in self.members_at(fact, touched):
                             fact.roles[key].add(role)

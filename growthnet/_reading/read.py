@@ -45,7 +45,7 @@ def _read_program(
     for value, name in zip(args[len(leaves) :], program.inputs, strict=True):
         for axis, node in enumerate(value.dims):
             text = f"it is axis {axis} of the input {name}{of}"
-            reader.events.append(Interface(node, text))
+            reader.events.append(Interface(node, text, given=True))
     results = reader.run(program.closed.jaxpr, program.closed.consts, args)
     for leaf, value in program.new_values(results):
         for a, b in zip(value.dims, leaves[leaf], strict=True):
@@ -59,7 +59,7 @@ def _read_program(
         which = f" {i}" if len(outputs) > 1 else ""
         for axis, node in enumerate(value.dims):
             text = f"it is axis {axis} of the output{which}{of}"
-            reader.events.append(Interface(node, text))
+            reader.events.append(Interface(node, text, given=False))
 
 
 def _arguments(

@@ -1,11 +1,11 @@
 """From what was read to an anatomy: events find their atoms, atoms become widths."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from .._paths import container_of, within
 from .anatomy import Anatomy, Fixed
-from .events import Role
+from .events import LOOKED_UP, Role
 from .facts import Fact, Facts, Key, located
 from .layout import span
 from .widths import Leaf, Member, Recipe, Width
@@ -35,7 +35,13 @@ def resolve(facts: Facts, paths: Sequence[str], dtypes: Sequence[str]) -> Anatom
     ]
     unknown = [f"the primitive `{p}` isn't understood" for p in reading.unknown]
     tables = _tables(facts.atoms, leaves)
-    return Anatomy(leaves, widths, fixed, (*unreached, *unknown), all_tables=tables)
+    named = {axis.id: axis.name for axis in (*fixed, *widths)}
+    taken = {table.name for table in tables}
+    heads = [h for h in _heads(facts.atoms, named, leaves) if h.name not in taken]
+    warnings = (*unreached, *unknown)
+    return Anatomy(
+        leaves, widths, fixed, warnings, all_tables=tables, all_heads=tuple(heads)
+    )
 
 
 def _axes(facts: Facts, leaf: int, role: Role) -> tuple[int, ...]:
@@ -92,14 +98,35 @@ def _tables(facts: list[Fact], leaves: tuple[Leaf, ...]) -> tuple[Width, ...]:
     tables = [f for f in facts if f.roles and _is_table(f)]
     for fact in sorted(tables, key=lambda f: min(f.roles)):
         first = min(k for k, roles in fact.roles.items() if Role.LOOKUP in roles)
-        table = _width(fact, names.name(first), leaves)
-        reasons = tuple(dict.fromkeys(fact.interface)) or table.reasons
-        drift = tuple(dict.fromkeys(located(r.what, r.line) for r in fact.reductions))
-        recipe = Recipe("not preserving", drift[0]) if drift else Recipe("exact")
-        found.append(
-            dataclasses.replace(table, growable=False, reasons=reasons, silent=recipe)
-        )
+        found.append(_numbered(fact, names.name(first), leaves))
     return tuple(found)
+
+
+def _is_head(fact: Fact) -> bool:
+    """What the network ends with: a leaf makes it, and none reads it. It goes out, or
+    data pick its entries, as labels do in a loss."""
+    ends = {Role.PRODUCER, Role.OFFSET}
+    plain = not any(place for _, _, place in fact.roles)
+    alone = all(roles and roles <= ends for roles in fact.roles.values())
+    goes_on = fact.contractions or fact.stacks or fact.given
+    picked = all(reason.startswith(LOOKED_UP) for reason in fact.rigid)
+    ending = bool(fact.interface or fact.rigid) and picked and not goes_on
+    return fact.produced and plain and alone and ending
+
+
+def _heads(
+    facts: list[Fact], named: Mapping[int, str], leaves: tuple[Leaf, ...]
+) -> list[Width]:
+    return [_numbered(f, named[f.id], leaves) for f in facts if _is_head(f)]
+
+
+def _numbered(fact: Fact, name: str, leaves: tuple[Leaf, ...]) -> Width:
+    """An axis whose units have numbers."""
+    axis = _width(fact, name, leaves)
+    reasons = tuple(dict.fromkeys(fact.interface)) or axis.reasons
+    drift = tuple(dict.fromkeys(located(r.what, r.line) for r in fact.reductions))
+    recipe = Recipe("not preserving", drift[0]) if drift else Recipe("exact")
+    return dataclasses.replace(axis, growable=False, reasons=reasons, silent=recipe)
 
 
 def _goes_on(fact: Fact) -> bool:

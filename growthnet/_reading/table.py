@@ -31,10 +31,14 @@ def table(anatomy: "Anatomy") -> str:
         lines = ["no hidden width"]
     else:
         lines.append("(path:axis; * is the cover: what an exact growth zeroes)")
+    appends = lambda name: "; `plan_rows` appends" if name in anatomy.heads else ""
     for w in anatomy.all_widths:
-        lines += [f"{w.name} can't change: {r}" for r in w.reasons]
+        lines += [f"{w.name} can't change: {r}{appends(w.name)}" for r in w.reasons]
         lines += [f"{w.name} doesn't grow exactly: {r}" for r in w.drift]
-    lines += [f"fixed: {f.name} ({f.size}): {f.reason}" for f in anatomy.fixed]
+    lines += [
+        f"fixed: {f.name} ({f.size}): {f.reason}{appends(f.name)}"
+        for f in anatomy.fixed
+    ]
     lines += [
         f"table: {t.name} ({t.size} rows); `plan_rows` appends"
         for t in anatomy.all_tables

@@ -45,6 +45,7 @@ def fit(
     trainable: Any = None,
     anatomy: Anatomy | None = None,
     widths: str | Iterable[str] = "*",
+    opt_state: Any = None,
     batch_size: int | None = None,
     buckets: Buckets | None = None,
     capacity: int | dict[str, int] | None = None,
@@ -78,6 +79,9 @@ def fit(
     - `trainable`: see `Grower`.
     - `anatomy`: from `trace`, if you have it.
     - `widths`: pattern(s) of the widths that may change.
+    - `opt_state`: a state of the optimizer for `net`, to go on with where another run
+        ended (`run.opt_state`, and `edit.transfer` if the network was edited since). By
+        default the optimizer starts anew.
     - `batch_size`: for arrays; all examples at once by default.
     - `buckets`, `capacity`: how much room widths get; see `Grower`. By default small
         networks start with as much as costs less than compiling for more of it later.
@@ -142,7 +146,7 @@ def fit(
         if buckets is None and not never_decides(policy):
             parts = (net, loss, stream.example, steps, key)
             grower.buckets = first_buckets(grower.managed(anatomy), *parts)
-        growing, state = grower.init(net, anatomy, key=key)
+        growing, state = grower.init(net, anatomy, key=key, opt_state=opt_state)
     if log is None:
         return loop.run(growing, state)
     with JsonLog(log, step=int(state.step)) as loop.journal.log:

@@ -114,6 +114,7 @@ def grow(
     trainable: Any = None,
     anatomy: Anatomy | None = None,
     widths: str | Iterable[str] = "*",
+    opt_state: Any = None,
     batch_size: int | None = None,
 ) -> Grown:
     """`fit` as a pure function: everything of a growing run inside one program.
@@ -156,7 +157,7 @@ def grow(
     grower = grower_of(policy, optimizer, capacity, widths, trainable, valid, look)
     if anatomy is None:
         anatomy = read(net, stream.example, loss, predict, key)
-    growing, state = grower.init(net, anatomy, key=key)
+    growing, state = grower.init(net, anatomy, key=key, opt_state=opt_state)
     ticker = Ticker(grower, loss, predict)
     return run_whole(ticker, growing, state, stream, valid, steps, overflow)
 

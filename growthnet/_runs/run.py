@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .._history.history import History
+from .._optimizer.trainable import TrainableSpec
 from .._policies.growing import compact_edit, GrowerState, Growing
 from .._reading.anatomy import Anatomy
 
@@ -59,6 +60,28 @@ class Run:
         """The run that stands so: with its compact network."""
         after = final_anatomy(growing)
         return Run(growing.compact(), after, history, growing, state, **others)
+
+    def opt_state(self, optimizer: Any, trainable: Any = None) -> Any:
+        """The optimizer's state for `net`: what another run may go on with.
+
+        **Arguments:** `optimizer` and `trainable` as the run had them.
+
+        !!! example
+
+            ```python
+            edit = gn.plan_rows(run.anatomy, {"layers[1]": 4})  # Another class.
+            net, trained = edit(run.net, key=key), eqx.is_inexact_array
+            before, after = eqx.filter(run.net, trained), eqx.filter(net, trained)
+            opt_state = edit.transfer(adam, run.opt_state(adam), before, after)
+            run = gn.fit(net, loss, data, optimizer=adam, opt_state=opt_state, ...)
+            ```
+        """
+        edit = compact_edit(self.growing)
+        if edit is None:
+            return self.state.opt_state
+        spec = TrainableSpec(trainable)
+        before, after = spec.of(self.growing.net), spec.of(self.net)
+        return edit.transfer(optimizer, self.state.opt_state, before, after)
 
     @property
     def sizes(self) -> dict[str, int]:

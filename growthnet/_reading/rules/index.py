@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..._exactness.silence import fills
-from ..events import combined, Kind, Role, Value
+from ..events import combined, Kind, LOOKED_UP, Role, Value
 from ..reader import Reader, Rule
 from ..unify import Node
 from .elementwise import zero_with_leaves
@@ -17,7 +17,6 @@ from .moves import lost, moved_origins
 from .shape import cut, sliced, squeezed
 
 
-_LOOKED_UP = "its entries are looked up by index"
 _WRITTEN = "its entries are written by index"
 
 
@@ -29,7 +28,7 @@ def dynamic_slice(reader: Reader, eqn: Any, values: tuple[Value, ...]) -> Value:
     part, free = _window(reader, operand, known, sizes)
     dims = list(reader.dims(sizes))
     for d in set(range(len(dims))) - set(free):
-        reader.rigid(dims[d], _LOOKED_UP)
+        reader.rigid(dims[d], LOOKED_UP)
     return _picked(part, {d: d for d in free}, dims, starts)
 
 
@@ -55,7 +54,7 @@ def gather(reader: Reader, eqn: Any, values: tuple[Value, ...]) -> Value:
     window = [d for d in range(len(sizes)) if d not in gone and d not in batched]
     to = {d: new for d, new in zip(window, offsets, strict=True) if d in free}
     for new in set(offsets) - set(to.values()):
-        reader.rigid(dims[new], _LOOKED_UP)
+        reader.rigid(dims[new], LOOKED_UP)
     for d, k in zip(batched, numbers.start_indices_batching_dims, strict=True):
         reader.solver.unify(part.dims[d], indices.dims[int(k)])
         to[d] = rest[int(k)]
@@ -93,7 +92,7 @@ def _window(
     for d, (start, size) in enumerate(zip(starts, sizes, strict=True)):
         full = value.dims[d].size
         if start is None and not size == full > 1:
-            reader.rigid(value.dims[d], _LOOKED_UP)
+            reader.rigid(value.dims[d], LOOKED_UP)
             reader.touch(value, d, Role.LOOKUP)
             first.append(0)
             last.append(full)

@@ -1,0 +1,1 @@
+"""Class-incremental Fashion-MNIST: does it pay to grow when a class comes?"""

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from .._policies.growing import GrowerState, Growing
+from .convolutions import channels_last
 from .data import Batches
 from .members import every_member
 from .reports import Report
@@ -101,6 +102,6 @@ def run_chunk(
     empty = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
     reports = jax.tree.map(lambda s: jnp.zeros((length, *s.shape), s.dtype), shapes)
     carry = (dynamic, reports, jnp.zeros((), jnp.int32), first)
-    dynamic, reports, ticks, _ = jax.lax.while_loop(goes_on, body, carry)
+    dynamic, reports, ticks, _ = jax.lax.while_loop(goes_on, channels_last(body), carry)
     growing, state = eqx.combine(dynamic, static)
     return growing, state, reports, ticks

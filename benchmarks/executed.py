@@ -106,7 +106,7 @@ def along(
     every: int,
     fixed: Sizes | None = None,
 ) -> float:
-    """Of a run with sizes `[ticks, widths]`; at powers of two, or a `fixed` capacity."""
+    """Of a run of sizes `[ticks, widths]`, at powers of two or a `fixed` capacity."""
     buckets = gn.Buckets()
     sizes, total = tuple(start), 0.0
     now = fixed or tuple(buckets.capacity(n) for n in sizes)

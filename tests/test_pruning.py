@@ -274,6 +274,19 @@ def test_units_go_by_the_cubic_schedule():
     assert all(abs(a - b) <= 1 for a, b in sizes_of(run)) and run.sizes[FIRST] == 4
 
 
+@pytest.mark.parametrize("amount", [{"units": 12}, {"ratio": 0.4}])
+def test_the_schedule_begins_with_the_units_that_growth_has_made(amount):
+    grows = gn.as_policy(
+        lambda evidence, key: {n: gn.Change(m, 4) for n, m in evidence.open.items()},
+        every=2,
+    )
+    prunes = Pruning(**amount, start=10, end=18, every=2)
+    run = fit(mlp(4), gn.chain(gn.during(grows, 0, 9), prunes), 22)
+    way = [(1 - t) ** 3 for t in (0, 0.25, 0.5, 0.75, 1)]
+    falls = [int(12 + 8 * part + (0.5 if "ratio" in amount else 0)) for part in way]
+    assert [sum(sizes) for sizes in sizes_of(run)] == [8, 12, 16, 20, *falls, 12, 12]
+
+
 def test_all_at_once_means_once():
     class Regrowing(Pruning):
         """Gets its units back."""

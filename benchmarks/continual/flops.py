@@ -20,7 +20,7 @@ from growthnet._policies.turn import decide  # noqa: PLC2701
 from growthnet._runs.data import ArrayData  # noqa: PLC2701
 from growthnet._runs.tick import Ticker  # noqa: PLC2701
 
-from ..compare_policies.flops import operations
+from ..executed import operations
 from .learner import network, PIXELS
 from .settings import Arm, ARMS, BATCH, CLASSES, LOOK, PER_PHASE, PHASES, policy_of
 

@@ -13,7 +13,7 @@ import numpy as np
 
 import growthnet as gn
 
-from ..compare_policies.flops import counted
+from ..executed import counted
 from .arms import Arm
 from .life import drawn, loss, Network
 from .settings import Settings
@@ -25,7 +25,7 @@ def costs(arm: Arm, s: Settings, sizes: tuple[int, ...]) -> tuple[float, float, 
     path = np.zeros((s.grown_steps // s.every, 2), int)
     boards = drawn(jr.key(0), 0.5, s.boards, s.side)
     net = Network((sizes[0], sizes[1]), jr.key(1))
-    return counted(arm.of(s, path), net, loss, boards, None, s.batch, jr.key(2))
+    return counted(arm.of(s, path), net, loss, boards, None, s.batch)
 
 
 def of_step(arm: Arm, s: Settings) -> float:

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from .._policies.growing import GrowerState, Growing
+from .convolutions import channels_last
 from .data import Batches
 from .members import every_member
 from .reports import packed, Report, unpacked
@@ -106,6 +107,6 @@ def run_chunk(
     packs = packed(empty).items()
     reports = {n: jnp.zeros((length, x.size), x.dtype) for n, x in packs}
     carry = (dynamic, reports, jnp.zeros((), jnp.int32), first)
-    dynamic, reports, ticks, _ = jax.lax.while_loop(goes_on, body, carry)
+    dynamic, reports, ticks, _ = jax.lax.while_loop(goes_on, channels_last(body), carry)
     growing, state = eqx.combine(dynamic, static)
     return growing, state, unpacked(reports, shapes), ticks

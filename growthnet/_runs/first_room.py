@@ -17,7 +17,7 @@ from .._replay.flops import flops
 
 WORTH = 1.5e10
 """Floating point operations that take about half as long as compiling a program."""
-CONVOLUTION = 16.0
+CONVOLUTION = 4.0
 """How much longer an operation of a small convolution takes than one of a matrix
 product, on a processor."""
 LARGEST = 128

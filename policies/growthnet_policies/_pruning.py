@@ -36,10 +36,11 @@ class Pruning(gn.AbstractPolicy):
     **Arguments:**
 
     - `score`: a name out of `SCORES`, or a `Score`.
-    - How much, one of: `ratio`, the fraction of the first units that go; `units`, how
-        many stay in all widths together; `params`, the most parameters that the network
-        may have; `flops`, the most operations that the traced call may execute
-        (`anatomy.flops`); `threshold`, below which normalised score units go.
+    - How much, one of: `ratio`, the fraction of the units that go, of those that there
+        are when pruning starts; `units`, how many stay in all widths together;
+        `params`, the most parameters that the network may have; `flops`, the most
+        operations that the traced call may execute (`anatomy.flops`); `threshold`,
+        below which normalised score units go.
     - `start`, `end`: training steps between which units go, by the cubic schedule.
         Without `end` all go at the first decision from `start` on. A threshold is
         applied at every decision between.
@@ -172,6 +173,7 @@ class Pruning(gn.AbstractPolicy):
             for name, found in seen.items()
         }
         active, progress = self._when(evidence.step)
+        memory = self._first(memory, evidence)
         sizes = self._sizes(memory, evidence, scores, progress)
         changes, info = {}, {}
         for name, mask in evidence.open.items():
@@ -223,6 +225,12 @@ class Pruning(gn.AbstractPolicy):
         if self.end is None:
             return active, jnp.ones(())
         return active, jnp.clip((now - start) / (end - start), 0, 1)
+
+    def _first(self, memory: Any, evidence: gn.Evidence) -> dict[str, Any]:
+        """The sizes when pruning starts; until then, those that there are."""
+        waits = evidence.step < self.start + self.every
+        now = {n: s.astype(memory[n].dtype) for n, s in evidence.sizes.items()}
+        return {n: jnp.where(waits, now[n], memory[n]) for n in memory}
 
     def _sizes(
         self, first: Any, evidence: gn.Evidence, scores: Any, progress: Any

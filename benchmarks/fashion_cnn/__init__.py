@@ -1,0 +1,1 @@
+"""Channels and dense units of a small CNN under one parameter budget."""

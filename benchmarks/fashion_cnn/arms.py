@@ -1,0 +1,106 @@
+"""Arms as programs: from first sizes, a learning rate and a seed to what came out."""
+
+import functools as ft
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import optax
+
+import growthnet as gn
+
+from ..executed import along, Costs, counted
+from .settings import Arm, BATCH, BATCHES, EVERY, ROOM, STEPS
+from .task import learnt, loss, measured, network, Sizes, unseen, WIDTHS
+
+
+class Seen(NamedTuple):
+    """Of a run: held-out loss and error, sizes after each tick, the network."""
+
+    valid: tuple[float, float]
+    path: np.ndarray
+    net: Any
+
+    @property
+    def test(self) -> tuple[float, float]:
+        return _numbers(measured(self.net, unseen()))
+
+
+@ft.lru_cache(2)
+def _program(arm: Arm, start: Sizes, steps: int) -> Any:
+    """Rate, key and path go in, so that one program serves all runs of an arm."""
+    room = start if arm.start is None or _static(arm) else ROOM
+
+    def one(train: Any, rate: Any, key: Any, path: Any) -> Any:
+        first, rest = jr.split(key)
+        return gn.grow(
+            network(start, first),
+            loss,
+            train,
+            optimizer=optax.adam(optax.cosine_decay_schedule(rate, steps)),
+            policy=arm.policy(path),
+            steps=steps,
+            key=rest,
+            capacity=dict(zip(WIDTHS, room, strict=True)),
+            batch_size=BATCH,
+            overflow="hold",
+        )
+
+    return jax.jit(one)
+
+
+def _static(arm: Arm) -> bool:
+    return isinstance(arm.policy(np.zeros((1, 4), int)), gn.NoGrowth)
+
+
+def run_once(
+    arm: Arm, start: Sizes, steps: int, rate: float, seed: int, path: Any = None
+) -> Seen:
+    train, valid = learnt()
+    path = np.zeros((steps // EVERY, 4), int) if path is None else path
+    made = _program(arm, tuple(start), steps)
+    grown = made(train, rate, jr.key(seed), np.asarray(path))
+    # What is closed is 0, so the network at capacity says what the compact one would.
+    net, sizes = grown.growing.net, grown.reports.sizes
+    ticks = -(-steps // arm.policy(path).every)  # There may be room for more.
+    sizes = np.stack([sizes[name][:ticks] for name in WIDTHS], axis=-1)
+    return Seen(_numbers(measured(net, valid)), sizes, net)
+
+
+def _numbers(pair: Any) -> tuple[float, float]:
+    value, error = map(float, pair)
+    return value, error
+
+
+# --- what it costs
+
+
+@ft.cache
+def _costs(arm: Arm, sizes: Sizes) -> Costs:
+    policy = arm.policy(np.zeros((STEPS // EVERY, 4), int))
+    some = jnp.zeros((BATCH, 1, 28, 28)), jnp.zeros(BATCH, int)
+    net = network(sizes, jr.key(0))
+    return counted(policy, net, loss, some, None, BATCH, BATCHES)
+
+
+def executed(arm: Arm, start: Sizes, steps: int, path: np.ndarray) -> float:
+    """Operations of a run as `fit` makes it with `buckets=growthnet.Buckets()`: at the
+    next power of two of every size; static networks have no room to spare."""
+    if _static(arm):
+        return steps * per_step(start)
+    return along(ft.partial(_costs, arm), start, path, arm.policy(path).every)
+
+
+def needed(arm: Arm, start: Sizes, steps: int, path: np.ndarray) -> float:
+    """Those of the steps alone, at the sizes that were open."""
+    every = arm.policy(path).every
+    before = [tuple(start), *map(tuple, path[:-1].tolist())]
+    counts = [min(every, steps - every * i) for i in range(len(before))]
+    return sum(n * per_step(one) for n, one in zip(counts, before, strict=True))
+
+
+@ft.cache
+def per_step(sizes: Sizes) -> float:
+    return _costs(Arm(sizes), tuple(sizes))[0]

@@ -1,0 +1,126 @@
+"""Runs the arms and keeps their results: a JSON file each, made once."""
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from . import seconds
+from .arms import executed, needed, per_step, run_once, Seen
+from .settings import Arm, ARMS, RATES, SEEDS, STEPS, TUNING
+from .task import Sizes
+
+
+Row = dict[str, Any]
+
+
+def run(folder: Path, only: str, parts: list[str]) -> None:
+    """All arms, or those whose names contain `only`; what is there isn't run again."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, make in arms(folder):
+        path = folder / f"{name}.json"
+        part = "tuning" if name.startswith("tuning") else "evaluation"
+        if only not in name or part not in parts or path.exists():
+            continue
+        began, cpu = time.perf_counter(), time.process_time()
+        row = make()
+        row["seconds"] = round(time.perf_counter() - began, 1)
+        row["cpu_seconds"] = round(time.process_time() - cpu, 1)
+        beside = path.with_suffix(".part")
+        beside.write_text(json.dumps(row))
+        os.replace(beside, path)
+        print(f"{name}: {told(row)}", flush=True)
+
+
+def arms(folder: Path) -> Iterator[tuple[str, Callable[[], Row]]]:
+    """In an order in which each has what it needs."""
+    for name, arm in ARMS.items():
+        if arm.equal == "seconds":
+            yield "seconds", lambda: seconds.measured(folder)
+        yield f"tuning {name}", lambda a=arm: tuned(a, folder)
+        yield name, lambda n=name, a=arm: evaluated(n, a, folder)
+
+
+def load(folder: Path, name: str) -> Row:
+    """**Raises:** `ValueError` if that arm hasn't been run."""
+    path = folder / f"{name}.json"
+    if not path.exists():
+        raise ValueError(f"no results of {name!r} in {folder}; run it first")
+    return json.loads(path.read_text())
+
+
+def tuned(arm: Arm, folder: Path) -> Row:
+    """The rate with the least mean held-out loss, and the sizes that it led to."""
+    known = load(folder, f"tuning {arm.follows}") if arm.follows else None
+    seen = {rate: runs(arm, rate, TUNING, known, folder) for rate in RATES}
+    tries = {rate: _mean(some) for rate, some in seen.items()}
+    rate = min(RATES, key=lambda r: tries[r])
+    return {"rate": rate, "tries": tries, **_costs(arm, seen[rate])}
+
+
+def evaluated(name: str, arm: Arm, folder: Path) -> Row:
+    """The evaluation seeds at that rate; the only place that looks at test data."""
+    rate = load(folder, f"tuning {name}")["rate"]
+    known = load(folder, arm.follows) if arm.follows else None
+    some = runs(arm, rate, SEEDS, known, folder)
+    tests = [seen.test for _, _, seen in some]
+    told = {"test_loss": [t[0] for t in tests], "test": [t[1] for t in tests]}
+    return {"rate": rate, **told, **_costs(arm, some)}
+
+
+Made = tuple[Sizes, int, Seen]
+
+
+def runs(
+    arm: Arm, rate: float, seeds: Any, known: Row | None, folder: Path
+) -> list[Made]:
+    """First sizes, steps and what was seen, by seed; `known` is of the arm that is
+    followed, for the same seeds."""
+    made = []
+    for i, seed in enumerate(seeds):
+        path = None if known is None else np.asarray(known["path"][i])
+        start, steps = arm.start, STEPS
+        if start is None:
+            assert path is not None
+            start = tuple(path[-1].tolist())
+        if arm.equal == "flops":
+            assert known is not None
+            steps = round(known["flops"][i] / per_step(start))
+        elif arm.equal == "seconds":
+            steps = seconds.steps(load(folder, "seconds"))
+        if arm.start is None or arm.equal:
+            path = None
+        made.append((start, steps, run_once(arm, start, steps, rate, seed, path)))
+    return made
+
+
+def _mean(some: list[Made]) -> float:
+    """Held-out loss; a run that diverged counts as infinite."""
+    return float(np.mean(np.nan_to_num([s.valid[0] for *_, s in some], nan=np.inf)))
+
+
+def _costs(arm: Arm, some: list[Made]) -> Row:
+    return {
+        "valid_loss": [seen.valid[0] for *_, seen in some],
+        "valid": [seen.valid[1] for *_, seen in some],
+        "steps": [steps for _, steps, _ in some],
+        "path": [seen.path.tolist() for *_, seen in some],
+        "final": [seen.path[-1].tolist() for *_, seen in some],
+        "flops": [executed(arm, a, n, seen.path) for a, n, seen in some],
+        "needed": [needed(arm, a, n, seen.path) for a, n, seen in some],
+    }
+
+
+def told(row: Row) -> str:
+    if "final" not in row:
+        return f"{row['seconds']} s"
+    error = np.mean(row.get("test", row["valid"]))
+    sizes = np.mean(row["final"], axis=0).round(1).tolist()
+    return (
+        f"rate {row['rate']:g}, units {sizes}, error {error:.2f} %, "
+        f"{np.mean(row['flops']) / 1e9:.1f} GFLOP, {row['seconds']} s"
+    )

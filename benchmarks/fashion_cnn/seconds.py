@@ -1,0 +1,95 @@
+"""Wall time of one run of some arms by `fit`, each in a process of its own.
+
+Compilation is in it, the import of libraries and the reading of data aren't.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+
+TIMED = {
+    "hand": ("static hand", "by itself"),
+    "grown": ("grown", "by itself"),
+    "grown, room for hand": ("grown", "hand"),
+    "grown, powers of two": ("grown", "least"),
+    "Firefly": ("Firefly", "hand"),
+    "pruned": ("pruned", "by itself"),
+}
+"""What is timed: an arm, and how much room `fit` is given."""
+EQUAL = "grown, room for hand"
+"""Whose seconds the static network of equal time may take."""
+
+
+def measured(folder: Path) -> dict[str, Any]:
+    """Seconds by name, from fresh processes without a compilation cache."""
+    rates = {
+        arm: json.loads((folder / f"tuning {arm}.json").read_text())["rate"]
+        for arm, _ in TIMED.values()
+    }
+    env = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
+    found = {}
+    for name, (arm, room) in TIMED.items():
+        command = [sys.executable, "-m", __name__, arm, room, str(rates[arm])]
+        told = subprocess.run(command, env=env, check=True, capture_output=True)
+        found[name] = json.loads(told.stdout.splitlines()[-1])
+        print(f"{name}: {found[name]}", flush=True)
+    return {"timed": found}
+
+
+def steps(row: dict[str, Any]) -> int:
+    """How many steps of the hand-chosen network the seconds of `EQUAL` pay for, after
+    its own compilation."""
+    hand, other = row["timed"]["hand"], row["timed"][EQUAL]
+    left = other["seconds"] - hand["first"]
+    return max(1, round(left / hand["per_step"]))
+
+
+def _timed(name: str, room: str, rate: float) -> dict[str, Any]:
+    import jax.random as jr
+    import numpy as np
+    import optax
+
+    import growthnet as gn
+
+    from .settings import ARMS, BATCH, HAND, SEEDS, STEPS
+    from .task import learnt, loss, network, WIDTHS
+
+    arm, (train, _) = ARMS[name], learnt()
+    capacity = dict(zip(WIDTHS, HAND, strict=True)) if room == "hand" else None
+    assert arm.start is not None
+    began, cpu = time.perf_counter(), time.process_time()
+    first, rest = jr.split(jr.key(SEEDS[0]))
+    run = gn.fit(
+        network(arm.start, first),
+        loss,
+        train,
+        optimizer=optax.adam(optax.cosine_decay_schedule(rate, STEPS)),
+        policy=arm.policy(None),
+        steps=STEPS,
+        key=rest,
+        batch_size=BATCH,
+        capacity=capacity,
+        buckets=gn.Buckets() if room == "least" else None,
+    )
+    total, spent = time.perf_counter() - began, time.process_time() - cpu
+    ticks = run.history.ticks
+    late = [t for t in ticks if t.step > STEPS // 2]
+    each = (late[-1].seconds - late[0].seconds) / (late[-1].step - late[0].step)
+    per_step = float(np.round(each, 6))
+    return {
+        "seconds": total,
+        "cpu_seconds": spent,
+        "per_step": per_step,
+        "first": total - STEPS * per_step,
+        "programs": ticks[-1].traces,
+        "sizes": [run.sizes[name] for name in WIDTHS],
+    }
+
+
+if __name__ == "__main__":
+    print(json.dumps(_timed(sys.argv[1], sys.argv[2], float(sys.argv[3]))))

@@ -1,0 +1,89 @@
+"""The benchmark of the Fashion-MNIST CNN: what its numbers are made of."""
+
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import optax
+import pytest
+
+import growthnet as gn
+from benchmarks.fashion_cnn import report, run, seconds, settings
+from benchmarks.fashion_cnn.figure import by_layer, figure
+from benchmarks.fashion_cnn.task import loss, network, params, WIDTHS
+
+
+SIZES = [(2, 3, 4, 5), settings.HAND]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def plain_jax():
+    """The benchmarks are written for JAX as it comes."""
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
+
+
+@pytest.mark.parametrize("sizes", SIZES)
+def test_parameters_are_those_of_the_network(sizes):
+    anatomy = gn.trace(network(sizes, jr.key(0)), jnp.zeros((1, 28, 28)))
+    assert tuple(anatomy.sizes[name] for name in WIDTHS) == sizes
+    assert params(sizes) == sum(by_layer(sizes)) == anatomy.params()
+
+
+def test_all_shapes_are_within_the_budget():
+    spent = {name: params(shape) for name, shape in settings.SHAPES.items()}
+    assert all(0.98 <= n / settings.BUDGET <= 1 for n in spent.values())
+    assert params(settings.START) < settings.BUDGET < params(settings.LARGE)
+
+
+def test_the_largest_singular_value():
+    matrix = np.random.default_rng(0).normal(size=(7, 4))
+    wanted = np.linalg.svd(matrix, compute_uv=False)[0]
+    assert settings._largest(jnp.asarray(matrix)) == pytest.approx(wanted, rel=0.05)
+
+
+@pytest.mark.slow
+def test_growth_goes_where_a_parameter_is_worth_most_and_ends_at_the_budget():
+    x, y = jr.normal(jr.key(0), (64, 1, 28, 28)), jnp.arange(64) % 10
+    policy = settings.grows(1_200, 800)
+    fitted = gn.fit(
+        network((2, 3, 4, 5), jr.key(1)), loss, (x, y), optimizer=optax.adam(1e-3),
+        policy=policy, steps=8 * settings.EVERY, key=jr.key(2), batch_size=4,
+    )  # fmt: skip
+    sizes = tuple(fitted.sizes[name] for name in WIDTHS)
+    births = np.subtract(sizes, (2, 3, 4, 5))
+    assert 0.8 * 1_200 < params(sizes) <= 1_200
+    assert births.max() >= 4 and len(set(births.tolist())) > 1
+
+
+def row(error, sizes, flops):
+    return {
+        "rate": 1e-3, "steps": [10, 10], "final": [sizes, sizes], "flops": [flops] * 2,
+        "needed": [flops] * 2, "test": [error, error + 1], "test_loss": [0.3, 0.4],
+        "valid": [error, error], "valid_loss": [error, 20 - error],
+        "seconds": 1.0, "cpu_seconds": 1.0, "path": [[sizes], [sizes]],
+    }  # fmt: skip
+
+
+def test_tables_and_a_figure(tmp_path):
+    arms = {**{f"static {n}": shape for n, shape in settings.SHAPES.items()}}
+    arms |= {"grown": (9, 9, 9, 9), "open": (9, 9, 9, 9)}
+    for i, (name, sizes) in enumerate(arms.items()):
+        text = run.json.dumps(row(10 + i, list(sizes), 1e11 * (i + 1)))
+        (tmp_path / f"{name}.json").write_text(text)
+    rows = report.gathered(tmp_path)
+    # By seed the one with the least held-out loss; all three are paid for.
+    assert rows[report.SWEEP]["test"] == [10, 13]
+    assert rows[report.SWEEP]["flops"] == [6e11, 6e11]
+    assert len(report.table(rows).splitlines()) == 2 + len(rows)
+    assert "| open | -1.00 (-1.00, -1.00) |" in report.pairs(rows)
+    figure(rows, tmp_path / "figure.png")
+    assert (tmp_path / "figure.png").stat().st_size > 10_000
+    with pytest.raises(ValueError, match="no results of 'final'"):
+        run.load(tmp_path, "final")
+
+
+def test_steps_at_equal_time():
+    hand = {"seconds": 8.0, "first": 5.0, "per_step": 0.0025}
+    timed = {"hand": hand, seconds.EQUAL: {"seconds": 15.0}}
+    assert seconds.steps({"timed": timed}) == 4_000

@@ -94,10 +94,11 @@ class Tick:
     metrics: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
-        for name in ("step", "params", "traces"):
-            _count(name, getattr(self, name))
-        for name, size in self.sizes.items():
-            _count(f"sizes[{name!r}]", size)
+        if min(self.step, self.params, self.traces, *self.sizes.values()) < 0:
+            for name in ("step", "params", "traces"):
+                _count(name, getattr(self, name))
+            for name, size in self.sizes.items():
+                _count(f"sizes[{name!r}]", size)
         metrics = {name: _numbers(name, value) for name, value in self.metrics.items()}
         object.__setattr__(self, "metrics", metrics)
 

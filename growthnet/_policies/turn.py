@@ -287,7 +287,7 @@ def _complete(growing: Growing, decision: Any) -> Decision:
                 "it must be one whole number"
             )
         add = jnp.maximum(add.astype(jnp.int32), 0)
-        first = mask & (jnp.cumsum(mask) == 1)
+        first = mask & (jnp.arange(mask.size) == jnp.argmax(mask))
         nothing = ~jnp.any(mask & keep) & (add == 0)
         kept = jnp.where(nothing, first, mask & keep)
         _check_values(growing, name, width, change)

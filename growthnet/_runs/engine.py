@@ -25,7 +25,7 @@ from .chunk import run_chunk, Stretch
 from .data import ArrayData, Batches, BatchStream
 from .guard import Guard, Stand
 from .place import Place
-from .reports import each, events_of, Report
+from .reports import events_in, events_of, Report
 from .tick import Ticker
 
 
@@ -61,6 +61,7 @@ class Engine:
         self.ticker, self.grower, self.valid = ticker, ticker.grower, valid
         self.max_traces, self.place = max_traces, place
         self.every = self.grower.policy.every
+        self.outputs = ticker.predict is not None
         self.length = self._length(steps, stream.step_size, chunk)
         self.ticks_per_call = 1 if chunk is None else self.length
         self.adapts = chunk is None
@@ -96,9 +97,9 @@ class Engine:
 
     def run(
         self, before: Stand, last: int, guard: Guard
-    ) -> tuple[Stand, list[Report], list[list[GrowthEvent]]]:
+    ) -> tuple[Stand, Report, list[GrowthEvent]]:
         """The next ticks, up to step `last` at most: the run after them, their reports,
-        the changes at the end of each. After a bad loss nothing is changed."""
+        the changes at their ends. After a bad loss nothing is changed."""
         growing, state, step, batches, end, _ = before
         assert batches is not None
         limit = step + self.ticks_per_call * self.every
@@ -106,21 +107,23 @@ class Engine:
         growing, state, reports = self._call(
             growing, state, batches, Stretch(step, stop)
         )
-        step = int(reports[-1].step)
-        events = [self._events(report) for report in reports]
+        report = reports[-1]
+        step = int(report.step)
+        events = events_in(reports, outputs=self.outputs)
         if not guard.finite(reports):
             return before, reports, events
         if self.grower.policy.on_host and step % self.every == 0:
-            growing, state = self._ask(growing, state, batches, reports[-1])
+            growing, state = self._ask(growing, state, batches, report)
         if any(jax.device_get((state.waiting, state.roomy))):
-            growing, state, changes = self._change(growing, state, batches, reports[-1])
-            events[-1] = changes or events[-1]
+            growing, state, changes = self._change(growing, state, batches, report)
+            if changes:  # What the last tick did in the program is among them.
+                events = [e for e in events if e.step < step] + changes
         after = Stand(growing, state, step, batches, end, batches.last(step))
         return after, reports, events
 
     def _call(
         self, growing: Growing, state: GrowerState, batches: Batches, stretch: Stretch
-    ) -> tuple[Growing, GrowerState, list[Report]]:
+    ) -> tuple[Growing, GrowerState, Report]:
         began, traces = time.perf_counter(), self.ticker.traces
         stretch = jax.tree.map(on_device, stretch)
         growing, state, reports, ticks = self._program(
@@ -134,7 +137,7 @@ class Engine:
             factor = 2 if seconds < SECONDS else 0.5 if seconds > 4 * SECONDS else 1
             wanted = int(self.ticks_per_call * factor)
             self.ticks_per_call = max(1, min(wanted, self.length))
-        return growing, state, list(each(reports, int(ticks)))
+        return growing, state, reports[: int(ticks)]
 
     def _ask(
         self, growing: Growing, state: GrowerState, batches: Batches, report: Report
@@ -177,7 +180,8 @@ class Engine:
             "seconds": time.perf_counter() - began,
             "compiles": self.ticker.traces - traces,
         }
-        return growing, state, self._events(report, **cost if resized else {})
+        changes = events_of(report, outputs=self.outputs, **cost if resized else {})
+        return growing, state, changes
 
     def _settle(
         self,
@@ -228,6 +232,3 @@ class Engine:
         decision = within(growing, state.decision)
         off, on = on_device(False), on_device(True)
         return replaced(state, decision=decision, held=on, roomy=off)
-
-    def _events(self, report: Report, **cost: Any) -> list[GrowthEvent]:
-        return events_of(report, outputs=self.ticker.predict is not None, **cost)

@@ -19,7 +19,7 @@ from .._reading.anatomy import Anatomy
 from .chunk import run_chunk, Stretch
 from .data import ArrayData, is_arrays
 from .fit import check_arguments, read
-from .reports import counting, each, events_of, keep, Report, tick_of
+from .reports import counting, events_in, keep, records_of, Report
 from .run import Run
 from .tick import Ticker
 
@@ -76,11 +76,12 @@ class Grown(eqx.Module):
                 f"this is a batch of {len(self.overflowed)} runs; use .runs()"
             )
         history, params = History(), counting(self.growing.anatomy)
-        for report in each(self.reports, len(self.reports.step)):
-            if report.count:
-                events = events_of(report, outputs=self.outputs)
-                known = {"valid": self.valid, "seconds": 0.0, "traces": 1}
-                keep(history, tick_of(report, events, params, **known), events)
+        reports = jax.device_get(self.reports)
+        reports = reports[reports.count > 0]
+        events = events_in(reports, outputs=self.outputs)
+        known = {"valid": self.valid, "seconds": 0.0, "traces": 1}
+        for record in records_of(reports, events, params, **known):
+            keep(history, *record)
         over = bool(self.overflowed)
         return Run.of(self.growing, self.state, history, overflowed=over)
 

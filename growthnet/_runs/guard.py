@@ -5,7 +5,6 @@ goes back to the beginning of the last tick before the bad one: a place that dep
 the run alone, not on how it was cut into calls.
 """
 
-import math
 import warnings
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
@@ -55,7 +54,7 @@ class Guard:
         self._farthest, self._attempts = -1, 0
 
     def fault(
-        self, reports: Sequence[Report], events: Sequence[GrowthEvent], first: int
+        self, reports: Report, events: Sequence[GrowthEvent], first: int
     ) -> Fault:
         """The first tick of a call whose loss isn't finite; if there is none, its last
         one, which made weights that aren't.
@@ -63,20 +62,23 @@ class Guard:
         **Arguments:** what the call reported; the events so far, its own too; the step
         at which the run began (or was resumed).
         """
-        bad = [report for report in reports if not self.finite([report])]
-        report = bad[0] if bad else reports[-1]
+        bad = self._bad(reports)
+        report = reports[int(np.argmax(bad))] if bad.any() else reports[-1]
         end = int(report.step)
         begin = good = end - int(report.count)
         text = f"weights aren't finite after step {end}"
-        if bad:
+        if bad.any():
             good = max(first, (begin - 1) // self.every * self.every)
             text = f"the loss is {float(report.loss)} in steps {begin + 1} to {end}"
         return Fault(end, good, f"{text}; {_last_change(events, begin)}")
 
-    def finite(self, reports: Sequence[Report]) -> bool:
+    def finite(self, reports: Report) -> bool:
         """Are the losses of all ticks numbers? A tick of no steps has none."""
-        losses = [report.loss for report in reports if report.count]
-        return self.on_nan == "ignore" or all(map(math.isfinite, losses))
+        return not self._bad(reports).any()
+
+    def _bad(self, reports: Report) -> Any:
+        ill = ~np.isfinite(reports.loss) & (reports.count > 0)
+        return ill & (self.on_nan != "ignore")
 
     def proven(self, before: Stand, after: Stand) -> Stand:
         """What to go back to if the next call's first loss is bad. It is a whole run

@@ -4,8 +4,8 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from .._history.history import GrowthEvent, History, JsonLog, Tick
-from .reports import keep
+from .._history.history import History, JsonLog
+from .reports import keep, Record
 
 
 class Journal:
@@ -18,14 +18,14 @@ class Journal:
         self.steps, self.callback = steps, callback
         self.history = History()
         self.log: JsonLog | None = None
-        self._untold: list[tuple[Tick, Sequence[GrowthEvent]]] = []
+        self._untold: list[Record] = []
         self._told = -1
 
-    def add(self, tick: Tick, events: Sequence[GrowthEvent]) -> None:
-        """Keeps a tick, and the events at its end."""
-        keep(self.history, tick, events)
-        if tick.step > self._told:
-            self._untold.append((tick, events))
+    def add(self, records: Sequence[Record]) -> None:
+        """Keeps ticks, and the events at the end of each."""
+        for tick, events in records:
+            keep(self.history, tick, events)
+        self._untold += [pair for pair in records if pair[0].step > self._told]
 
     def tell(self) -> None:
         """Tells what hasn't been told yet."""

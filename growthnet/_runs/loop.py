@@ -1,6 +1,5 @@
 """The Python side of a run: from call to call of its program, to the last step."""
 
-import itertools as it
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from .engine import Engine
 from .guard import Fault, Guard, Stand
 from .journal import Journal
 from .place import Place, rolled_back
-from .reports import counting, Report, tick_of
+from .reports import counting, records_of, Report
 from .run import Run
 from .tick import Ticker
 
@@ -83,7 +82,7 @@ class Loop:
                 # Its losses speak for the state that it began with.
                 proven = self.guard.proven(before, stand)
             else:
-                known = [*self.journal.history.events, *it.chain(*events)]
+                known = [*self.journal.history.events, *events]
                 fault = self.guard.fault(reports, known, first)
                 self._take_back(before, fault)
                 self.stand = before if before.step <= fault.good else proven
@@ -180,22 +179,18 @@ class Loop:
         self.journal.rewind(step, anew=True)
         self._save()
 
-    def _record(
-        self, stand: Stand, reports: list[Report], events: list[list[GrowthEvent]]
-    ) -> None:
+    def _record(self, stand: Stand, reports: Report, events: list[GrowthEvent]) -> None:
         """The run has got on: ticks of one call are known, and timed, when it returns.
         First it is kept, then others are told."""
-        params = counting(stand.growing.anatomy)
-        for report, changes in zip(reports, events, strict=True):
-            tick = tick_of(
-                report,
-                changes,
-                params,
-                valid=self.valid is not None,
-                seconds=self.place.seconds,
-                traces=self.ticker.traces,
-            )
-            self.journal.add(tick, changes)
+        records = records_of(
+            reports,
+            events,
+            counting(stand.growing.anatomy),
+            valid=self.valid is not None,
+            seconds=self.place.seconds,
+            traces=self.ticker.traces,
+        )
+        self.journal.add(records)
         before, self.stand = self.stand.step, stand
         self.journal.tell()
         if stand.step == self._due(before):

@@ -5,13 +5,15 @@ from typing import Any, Literal
 
 import equinox as eqx
 import jax
+import numpy as np
 
 from .._history.history import GrowthEvent, History, JsonLog, Tick
 from .._reading.anatomy import Anatomy
 
 
 class Report(eqx.Module):
-    """What a tick tells, all scalars; a chunk's are stacked along a first axis.
+    """What a tick tells, all scalars; a chunk's are stacked along a first axis, and
+    `reports[i]` is one of them, `reports[:n]` are some.
 
     - `step`, `count`: training steps done at its end, and in it. A tick of no steps has
         no record of its own.
@@ -25,46 +27,61 @@ class Report(eqx.Module):
     loss: Any
     valid_loss: Any
     metrics: dict[str, Any]
-    sizes: dict[str, Any]
     old_sizes: dict[str, Any]
+    sizes: dict[str, Any]
     loss_before: Any
     loss_after: Any
     output_change: Any
     closed: dict[str, Any]
     rewritten: dict[str, Any]
 
-
-def each(reports: Report, count: int) -> list[Report]:
-    """The first `count` reports of a stack, one by one (on the host). By columns: a
-    long run of a small network has very many."""
-    leaves, structure = jax.tree.flatten(reports)
-    rows = zip(*(leaf[:count] for leaf in leaves), strict=True)
-    return [jax.tree.unflatten(structure, row) for row in rows]
+    def __getitem__(self, rows: Any) -> "Report":
+        return jax.tree.map(lambda column: column[rows], self)
 
 
-def tick_of(
-    report: Report,
+Record = tuple[Tick, Sequence[GrowthEvent]]
+"""A tick, and the events at its end."""
+
+
+def records_of(
+    reports: Report,
     events: Sequence[GrowthEvent],
     params: Callable[[dict[str, int]], int],
     *,
     valid: bool,
     seconds: float,
     traces: int,
-) -> Tick:
-    """The record of one tick; its sizes are those after the events at its end. `params`
-    counts the network's parameters."""
-    sizes = {name: int(size) for name, size in report.sizes.items()}
-    sizes.update({event.width: event.new for event in events})
-    return Tick(
-        step=int(report.step),
-        loss=float(report.loss),
-        valid_loss=float(report.valid_loss) if valid else None,
-        sizes=sizes,
-        params=params(sizes),
-        seconds=seconds,
-        traces=traces,
-        metrics={name: float(m) for name, m in report.metrics.items()},
-    )
+) -> list[Record]:
+    """The records of stacked reports, and of the events among them; the sizes of a tick
+    are those after the events at its end. `params` counts the network's parameters.
+
+    By columns of Python's numbers: a long run of a small network has very many ticks.
+    """
+    at_end: dict[int, list[GrowthEvent]] = {}
+    for event in events:
+        at_end.setdefault(event.step, []).append(event)
+    steps, losses = reports.step.tolist(), _floats(reports.loss)
+    valid_losses = _floats(reports.valid_loss) if valid else [None] * len(steps)
+    sizes = _rows({name: size.tolist() for name, size in reports.sizes.items()}, steps)
+    metrics = _rows({name: _floats(m) for name, m in reports.metrics.items()}, steps)
+    records = []
+    columns = (steps, losses, valid_losses, sizes, metrics)
+    for step, loss, valid_loss, size, metric in zip(*columns, strict=True):
+        here = at_end.get(step, [])
+        size.update({event.width: event.new for event in here})
+        known = (params(size), seconds, traces, valid_loss, metric)
+        records.append((Tick(step, loss, size, *known), here))
+    return records
+
+
+def _floats(column: Any) -> list[float]:
+    return np.asarray(column, float).tolist()
+
+
+def _rows(columns: dict[str, list[Any]], index: Sequence[Any]) -> list[dict[str, Any]]:
+    """A dict for every row of the index."""
+    rows = zip(*columns.values(), strict=True) if columns else [()] * len(index)
+    return [dict(zip(columns, row, strict=True)) for row in rows]
 
 
 def counting(anatomy: Anatomy) -> Callable[[dict[str, int]], int]:
@@ -87,6 +104,18 @@ def keep(records: History | JsonLog, tick: Tick, events: Sequence[GrowthEvent]) 
         records.add_event(event)
 
 
+def events_in(reports: Report, *, outputs: bool) -> list[GrowthEvent]:
+    """The events of stacked reports, most of which have none."""
+    changed = [
+        (size != reports.old_sizes[name])
+        | (reports.closed[name] > 0)
+        | reports.rewritten[name]
+        for name, size in reports.sizes.items()
+    ]
+    some = np.flatnonzero(np.any(changed, axis=0))
+    return [e for i in some for e in events_of(reports[i], outputs=outputs)]
+
+
 def events_of(
     report: Report,
     *,
@@ -95,7 +124,7 @@ def events_of(
     seconds: float = 0.0,
     compiles: int = 0,
 ) -> list[GrowthEvent]:
-    """A record for every width whose units changed."""
+    """What one tick changed: a record for every width whose units did."""
     happened = {}
     for name, size in report.sizes.items():
         if int(size) != int(report.old_sizes[name]):

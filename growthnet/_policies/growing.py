@@ -160,9 +160,9 @@ def stacked(trees: Sequence[Any]) -> tuple[Any, Any]:
     return stack, eqx.filter(trees[0], eqx.is_array, inverse=True)
 
 
-def data_key(state: GrowerState) -> Any:
-    """What the order of the examples is drawn with."""
-    return jr.fold_in(state.key, 6)
+def data_key(key: Any) -> Any:
+    """What the order of the examples is drawn with, from the key of the run."""
+    return jr.fold_in(key, 6)
 
 
 def strong(tree: Any) -> Any:

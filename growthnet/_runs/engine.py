@@ -8,6 +8,7 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import numpy as np
 
 from .._devices.everywhere import (
     agreed,
@@ -29,7 +30,7 @@ from .reports import events_in, events_of, Report
 from .tick import Ticker
 
 
-LONGEST = 256
+LONGEST = 1024
 """Most ticks in one call of the program."""
 NUMBERS = 2**20
 """About how many numbers the batches (or their orders) of one call may hold."""
@@ -125,7 +126,7 @@ class Engine:
         self, growing: Growing, state: GrowerState, batches: Batches, stretch: Stretch
     ) -> tuple[Growing, GrowerState, Report]:
         began, traces = time.perf_counter(), self.ticker.traces
-        stretch = jax.tree.map(on_device, stretch)
+        stretch = jax.tree.map(np.asarray, stretch)
         growing, state, reports, ticks = self._program(
             growing, state, batches, self.valid, stretch
         )

@@ -206,7 +206,7 @@ def run_whole(
     ticks = -(-steps // every)
     drawn = max(1, stream.step_size * every)
     length = max(1, min(ticks, WINDOW // drawn)) if stream.step_size else ticks
-    key = data_key(state)
+    key = data_key(state.key)
     dynamic, static = eqx.partition((growing, state), eqx.is_array)
 
     def window(dynamic: Any, first: Any) -> tuple[Any, Report]:

@@ -11,8 +11,8 @@ from .._checkpoints.checkpoints import Checkpoints
 from .._checkpoints.saved import saved
 from .._devices.everywhere import spans_processes
 from .._history.history import GrowthEvent
-from .._policies.growing import data_key, GrowerState, Growing, on_device, replaced
-from .data import ArrayData, BatchStream
+from .._policies.growing import data_key, GrowerState, Growing, replaced
+from .data import ArrayData, Batches, BatchStream
 from .engine import Engine
 from .guard import Fault, Guard, Stand
 from .journal import Journal
@@ -108,8 +108,8 @@ class Loop:
         step, length = stand.step, self.engine.length * self.every
         count = min(self.steps, step - step % self.every + length) - step
         if isinstance(self.stream, ArrayData):
-            key, first = data_key(stand.state), on_device(np.int32(step))
-            batches = _sampled(self.stream, key, first, length)
+            parts = (stand.state.key, np.int32(step), length)
+            batches = _sampled(self.stream, *parts)
         else:
             batches, count = self.stream.window(
                 step, count, length, multiple=self.every
@@ -197,4 +197,6 @@ class Loop:
             self._save()
 
 
-_sampled = eqx.filter_jit(ArrayData.window)
+@eqx.filter_jit
+def _sampled(stream: ArrayData, key: Any, first: Any, steps: int) -> Batches:
+    return stream.window(data_key(key), first, steps)

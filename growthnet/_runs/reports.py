@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from .._history.history import GrowthEvent, History, JsonLog, Tick
@@ -37,6 +38,26 @@ class Report(eqx.Module):
 
     def __getitem__(self, rows: Any) -> "Report":
         return jax.tree.map(lambda column: column[rows], self)
+
+
+def packed(report: Report) -> dict[str, Any]:
+    """The numbers of a report as one vector per dtype: a loop pays for each array that
+    it writes to."""
+    parts: dict[str, list[Any]] = {}
+    for leaf in jax.tree.leaves(report):
+        parts.setdefault(leaf.dtype.name, []).append(leaf.reshape(-1))
+    return {name: jnp.concatenate(part) for name, part in parts.items()}
+
+
+def unpacked(packs: dict[str, Any], like: Report) -> Report:
+    """The reports whose packed numbers were stacked; `like` has the shapes of one."""
+    leaves, structure = jax.tree.flatten(like)
+    ends, columns = dict.fromkeys(packs, 0), []
+    for leaf in leaves:
+        name = leaf.dtype.name
+        begin, ends[name] = ends[name], ends[name] + leaf.size
+        columns.append(packs[name][:, begin : ends[name]].reshape(-1, *leaf.shape))
+    return jax.tree.unflatten(structure, columns)
 
 
 Record = tuple[Tick, Sequence[GrowthEvent]]

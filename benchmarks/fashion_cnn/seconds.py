@@ -26,7 +26,7 @@ EQUAL = "grown, room for hand"
 
 
 def measured(folder: Path) -> dict[str, Any]:
-    """Seconds by name, from fresh processes, with XLA as it comes and no compilation cache."""
+    """Seconds by name, of fresh processes: XLA as it comes, no compilation cache."""
     rates = {
         arm: json.loads((folder / f"tuning {arm}.json").read_text())["rate"]
         for arm, _ in TIMED.values()

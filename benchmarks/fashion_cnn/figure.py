@@ -77,7 +77,8 @@ def _parts(axis: Any, rows: dict[str, Any]) -> None:
     axis.set_yticks(range(len(rows)), list(rows))
     axis.invert_yaxis()
     axis.set_xlim(0, 22_000)
-    axis.set(xlabel="parameters", title="where they are, and final sizes")
+    axis.set_xticks(range(0, 16_001, 4_000))
+    axis.set(xlabel="parameters", title="parameters by layer, and sizes at the end")
     axis.legend(fontsize=8, frameon=False, ncols=3, loc="upper center",
                 bbox_to_anchor=(0.5, -0.14))  # fmt: skip
 

@@ -26,12 +26,13 @@ EQUAL = "grown, room for hand"
 
 
 def measured(folder: Path) -> dict[str, Any]:
-    """Seconds by name, from fresh processes without a compilation cache."""
+    """Seconds by name, of fresh processes: XLA as it comes, no compilation cache."""
     rates = {
         arm: json.loads((folder / f"tuning {arm}.json").read_text())["rate"]
         for arm, _ in TIMED.values()
     }
-    env = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
+    others = ("JAX_COMPILATION_CACHE_DIR", "XLA_FLAGS")
+    env = {k: v for k, v in os.environ.items() if k not in others}
     found = {}
     for name, (arm, room) in TIMED.items():
         command = [sys.executable, "-m", __name__, arm, room, str(rates[arm])]

@@ -50,7 +50,8 @@ def evidence(losses, units, step=0):
 def decided(policy, losses, drawn, step=0):
     seen = evidence(losses, int(drawn[1]), step)
     trainable = {NAME: jnp.array(drawn, float)}
-    decision, after, _, _ = policy.step(trainable, None, seen, key=jr.key(0))
+    memory = None, None
+    decision, after, _, _ = policy.step(trainable, memory, seen, key=jr.key(0))
     change = decision.widths[NAME]
     size = int(change.keep.sum() + jnp.maximum(change.add, 0))
     return size, after[NAME].tolist()
@@ -106,12 +107,65 @@ def test_a_tolerance_against_both_is_small_where_little_was_won():
     found = {}
     for against in ("loss", "both"):
         policy = NestedSize(100, 0.1, against=against)
-        memory = {NAME: jnp.asarray(jnp.inf)} if against == "both" else None
+        silent = {NAME: jnp.asarray(jnp.inf)} if against == "both" else None
+        memory = silent, None
         trainable = {NAME: jnp.array([4.0, 32.0])}
-        _, after, memory, _ = policy.step(trainable, memory, seen, key=jr.key(0))
+        _, after, (silent, _), _ = policy.step(trainable, memory, seen, key=jr.key(0))
         found[against] = 2 * int(after[NAME][0])
-        assert memory is None or jnp.allclose(memory[NAME], 2.3)
+        assert silent is None or jnp.allclose(silent[NAME], 2.3)
     assert found["loss"] <= 10 < 14 <= found["both"] <= 16
+
+
+def trimmed(policy, now, best, step, silent=None, units=20):
+    """The units after a turn, and the best loss."""
+    mask = jnp.arange(32) < units
+    at = lambda gates: jnp.asarray(1.0)
+    number = jnp.asarray(now, float)
+    seen = gn.Evidence(jnp.asarray(step), {NAME: mask}, valid_at=at, valid_loss=number)
+    memory = None if silent is None else {NAME: jnp.asarray(silent)}
+    ranges = {NAME: jnp.array([units, units], float)}
+    decision, _, (_, best), _ = policy.step(
+        ranges, (memory, jnp.asarray(best)), seen, key=jr.key(0)
+    )
+    keep = decision.widths[NAME].keep
+    assert not jnp.any(jnp.diff(keep.astype(int)) > 0)  # The last ones go.
+    return int(keep.sum()), float(best)
+
+
+def test_the_last_units_go_while_the_loss_is_near_the_best():
+    policy = NestedSize(1_000, trim=(1_500, 3_000), trim_tolerance=0.1)
+    assert trimmed(policy, 1.05, 1.0, 1_500) == (18, 1.0)  # 8 % of 20, rounded up
+    assert trimmed(policy, 1.05, 1.0, 2_900) == (18, 1.0)
+    assert trimmed(policy, 0.9, 1.0, 2_900) == (18, pytest.approx(0.9))
+    assert trimmed(policy, 1.2, 1.0, 1_500)[0] == 20
+    assert trimmed(policy, 0.9, 1.0, 1_400) == (20, pytest.approx(0.9))
+    assert trimmed(policy, 1.05, 1.0, 3_000)[0] == 20
+    assert trimmed(policy, 1.0, 1.0, 1_500, units=1)[0] == 1
+    # Little was won, so little may be lost.
+    both = NestedSize(1_000, trim=(1_500, 3_000), trim_tolerance=0.1, against="both")
+    assert trimmed(both, 1.04, 1.0, 1_500, silent=2.0)[0] == 18
+    assert trimmed(both, 1.06, 1.0, 1_500, silent=2.0)[0] == 20
+
+
+def test_trimming_finds_fewer_units_than_the_search_alone():
+    policy = lambda **more: NestedSize(300, 0.01, every=25, maximum=24, **more)
+    sizes, far = {}, {}
+    for trim in (None, (500, 900)):
+        run = gn.fit(
+            mlp(24), loss, HALF, key=jr.key(1),
+            **options(policy(trim=trim), 1_200),
+        )  # fmt: skip
+        sizes[trim] = run.sizes[NAME]
+        far[trim] = float(loss(run.net, (X, CLEAN), None))
+    assert sizes[500, 900] < sizes[None]
+    assert far[500, 900] < 1.1 * far[None]
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("trim", [(1_000, 2_000), (2_000, 1_500), 1_500, (1_500,)])
+def test_a_trim_that_is_none(trim):
+    with pytest.raises(ValueError, match=r"trim=.*(begins a decision after|two train)"):
+        NestedSize(1_000, trim=trim)
 
 
 def test_against_both_finds_few_units_for_a_task_of_one_unit_inside_a_program():

@@ -86,7 +86,7 @@ def _ends(row: Any, key: str) -> tuple[Any, Any]:
 
 def _seconds(axis: Any, results: Any) -> None:
     """Wall time of every arm; hatched where it misses the loss."""
-    axis.set_title("seconds to a network within 10 % of the sweep's best")
+    axis.set_title("seconds to within 10 % of the sweep's best", fontsize=10)
     if not results:
         axis.text(0.5, 0.5, "not measured", ha="center", transform=axis.transAxes)
         return
@@ -99,10 +99,9 @@ def _seconds(axis: Any, results: Any) -> None:
         axis.barh(i, wall, color="C0" if hits >= 0.5 else "white", edgecolor="C0",
                   hatch=None if hits >= 0.5 else "///", height=0.6)  # fmt: skip
         axis.plot(processor, i, "k|", ms=10)
-        axis.text(
-            wall, i, f" {wall:.1f} s, {hits:.0%} of runs", va="center", fontsize=7
-        )
+        told = f"  {wall:.1f} s, {hits:.0%} of runs"
+        axis.text(max(wall, processor), i, told, va="center", fontsize=7)
     axis.set_yticks(range(len(names)), names, fontsize=8)
     axis.invert_yaxis()
     axis.margins(x=0.35)
-    axis.set_xlabel("wall seconds, compile included (bar: processor; hatched: misses)")
+    axis.set_xlabel("wall seconds with compiling; tick: processor; hatched: misses")

@@ -28,14 +28,20 @@ class Settings:
     every: int = 100
     rates: tuple[float, ...] = (1e-3, 3e-3, 1e-2)
     tuning: tuple[int, ...] = (1_000, 1_001, 1_002)
-    seeds: tuple[int, ...] = tuple(range(10))
+    seeds: tuple[int, ...] = tuple(range(100, 110))
     widths: tuple[int, ...] = WIDTHS
     tried: tuple[int, ...] = (6, 24, 96)
 
     @property
     def until(self) -> int:
         """Where growthnet's search ends."""
-        return int(0.4 * self.steps)
+        return int(0.2 * self.steps)
+
+    @property
+    def trim(self) -> tuple[int, int]:
+        """Where it looks again."""
+        start = max(int(0.35 * self.steps), self.until + self.every)
+        return start, max(int(0.7 * self.steps), start + self.every)
 
     @property
     def simple(self) -> tuple[int, int]:
@@ -69,7 +75,14 @@ class Arm:
             return gn.NoGrowth(s.steps // 8)
         if self.kind == "growthnet":
             return NestedSize(
-                s.until, 0.05, against="both", extra=16, maximum=MOST, every=s.every
+                s.until,
+                0.02,
+                headroom=2,
+                extra=32,
+                against="both",
+                trim=s.trim,
+                maximum=MOST,
+                every=s.every,
             )
         if self.kind == "plateau":
             return Plateau(s.simple[1], every=s.every)

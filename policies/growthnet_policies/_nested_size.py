@@ -25,6 +25,13 @@ and of what was won, in parallel,
 
 which is the same where L is small beside L0.
 
+A network that is trained at random truncations is worse at each of them than one that
+is trained at that size alone, so sizes are found too large. `trim` looks again, without
+truncation: from step to step the found network loses its last units, as long as the
+held-out loss of what is left, trained on, stays within a tolerance of the best. That
+loss also falls because training goes on, and then it says nothing about the units; so
+trimming begins when most has been learned.
+
 The size weight of arXiv 2501.18012 has its target given; there a truncated, held-out
 measure replaces the target. The published neighbour is Adaptive Width Neural Networks
 (Errica et al., arXiv 2501.15889), which learns a soft ordering by gradient descent.
@@ -42,6 +49,8 @@ import growthnet as gn
 
 
 Against = Literal["loss", "both"]
+SHARE = 0.08
+"""Of the units, what goes at a decision that trims."""
 
 
 class NestedSize(gn.AbstractPolicy):
@@ -59,14 +68,20 @@ class NestedSize(gn.AbstractPolicy):
     - `maximum`: no width gets larger (give it where the capacity is bounded).
     - `every`: training steps between decisions.
     - `candidates`: how many sizes the held-out loss is taken at, per width.
-    - `against`: what the tolerance is a part of: of the best held-out `"loss"`, or of
+    - `against`: what tolerances are a part of: of the best held-out `"loss"`, or of
         `"both"` that loss and what was won over a silent width.
+    - `trim`: `(start, stop)`, training steps after the search: at every decision
+        between them at which the held-out loss is good enough, 8 % of the units go, the
+        last ones. `None`: the found size stays.
+    - `trim_tolerance`: how much worse than the best since the search the held-out loss
+        may be for that.
 
     Room above isn't taken away before it is `headroom` times too much, so a found size
     that hovers changes nothing. Needs `valid=`; other widths are at full size when one
     is judged.
 
-    **Raises:** `ValueError` for numbers out of range.
+    **Raises:** `ValueError` for numbers out of range, or a `trim` that begins before
+    the search has ended.
 
     !!! example
 
@@ -87,6 +102,8 @@ class NestedSize(gn.AbstractPolicy):
     every: int = eqx.field(static=True)
     candidates: int = eqx.field(static=True)
     against: Against = eqx.field(static=True)
+    trim: tuple[Any, Any] | None
+    trim_tolerance: Any
     needs: frozenset[str] = eqx.field(static=True)
     optimizer: None = None
 
@@ -101,6 +118,8 @@ class NestedSize(gn.AbstractPolicy):
         every: int = 100,
         candidates: int = 16,
         against: Against = "loss",
+        trim: tuple[Any, Any] | None = None,
+        trim_tolerance: Any = 0.05,
     ):
         for name, value, least in (
             ("until", until, 1),
@@ -110,12 +129,15 @@ class NestedSize(gn.AbstractPolicy):
             ("maximum", maximum, 1),
             ("every", every, 1),
             ("candidates", candidates, 2),
+            ("trim_tolerance", trim_tolerance, 0),
         ):
             if isinstance(value, int | float) and not least <= value < math.inf:
                 raise ValueError(f"{name}={value}; it is {least} or more")
         if against not in get_args(Against):
             allowed = ", ".join(map(repr, get_args(Against)))
             raise ValueError(f"against={against!r}; one of {allowed}")
+        if trim is not None:
+            _check_trim(trim, until, every)
         self.until = until
         self.tolerance = tolerance
         self.headroom = headroom
@@ -124,18 +146,23 @@ class NestedSize(gn.AbstractPolicy):
         self.every = every
         self.candidates = candidates
         self.against = against
-        self.needs = frozenset({"valid_at"})
+        self.trim = trim
+        self.trim_tolerance = trim_tolerance
+        trims = {"valid_loss"} if trim is not None else set()
+        self.needs = frozenset({"valid_at"} | trims)
 
     def init(
         self, anatomy: gn.Anatomy, *, key: Any
-    ) -> tuple[dict[str, Any], dict[str, Any] | None]:
-        """Per width the least and the largest size that training draws; memory, if
-        asked for: the least loss without the width."""
+    ) -> tuple[dict[str, Any], tuple[Any, Any]]:
+        """Per width the least and the largest size that training draws. Memory, as far
+        as it is asked for: the least loss without each width, the least loss since the
+        search."""
         del key
         full = {name: width.size for name, width in anatomy.widths.items()}
         ranges = {n: jnp.array([(s + 1) // 2, s], float) for n, s in full.items()}
         both = self.against == "both"
-        return ranges, {n: jnp.asarray(jnp.inf) for n in full} if both else None
+        silent = {n: jnp.asarray(jnp.inf) for n in full} if both else None
+        return ranges, (silent, None if self.trim is None else jnp.asarray(jnp.inf))
 
     def gates(
         self, trainable: Any, anatomy: gn.Anatomy, *, key: Any, train: bool
@@ -153,29 +180,54 @@ class NestedSize(gn.AbstractPolicy):
         self, trainable: Any, memory: Any, evidence: gn.Evidence, *, key: Any
     ) -> tuple[gn.Decision, Any, Any, dict[str, Any]]:
         del key
+        silent, best = memory
         settled = evidence.step >= self.until + self.every
-        memory, ranges = jax.lax.cond(
+        silent, ranges = jax.lax.cond(
             settled,
-            lambda: (memory, trainable),
-            lambda: self._found(trainable, memory, evidence),
+            lambda: (silent, trainable),
+            lambda: self._found(trainable, silent, evidence),
         )
+        if self.trim is not None:
+            best, ranges = self._trimmed(ranges, silent, best, settled, evidence)
         changes = {}
         for name, (_, most) in ranges.items():
             mask = evidence.open[name]
             keep = mask & (_places(mask.size, most) < most)
             add = most.astype(jnp.int32) - jnp.sum(keep, dtype=jnp.int32)
             changes[name] = gn.Change(keep, add)
-        return gn.Decision(changes), ranges, memory, {}
+        return gn.Decision(changes), ranges, (silent, best), {}
 
     def _found(
-        self, trainable: Any, memory: Any, evidence: gn.Evidence
+        self, trainable: Any, silent: Any, evidence: gn.Evidence
     ) -> tuple[Any, dict[str, Any]]:
-        silent = dict.fromkeys(trainable, jnp.inf)
-        if self.against == "both":
-            least = lambda n: jnp.minimum(memory[n], _silent(n, evidence))
-            memory = silent = {n: least(n) for n in memory}
-        ranges = {n: self._range(n, trainable, silent[n], evidence) for n in trainable}
-        return memory, ranges
+        if silent is not None:
+            least = lambda n: jnp.minimum(silent[n], _silent(n, evidence))
+            silent = {n: least(n) for n in silent}
+        ranges = {n: self._range(n, trainable, silent, evidence) for n in trainable}
+        return silent, ranges
+
+    def _part(self, tolerance: Any, best: Any, silent: Any, name: str) -> Any:
+        """The tolerance as a part of the best loss."""
+        if silent is None:
+            return tolerance
+        return tolerance * jnp.clip(1 - best / silent[name], 0, 1)
+
+    def _trimmed(
+        self, ranges: Any, silent: Any, best: Any, settled: Any, evidence: gn.Evidence
+    ) -> tuple[Any, dict[str, Any]]:
+        """The best loss since the search, and fewer units where it is nearly reached;
+        both ends of a range are then the size."""
+        assert self.trim is not None
+        (start, stop), now = self.trim, evidence.valid_loss
+        best = jnp.where(settled, jnp.minimum(best, now), best)
+        due = (evidence.step >= start) & (evidence.step < stop) & settled
+        trimmed = {}
+        for name, drawn in ranges.items():
+            part = self._part(self.trim_tolerance, best, silent, name)
+            fewer = jnp.maximum(drawn - jnp.ceil(SHARE * drawn), 1)
+            good = now <= (1 + part) * best
+            trimmed[name] = jnp.where(due & good, fewer, drawn)
+        return best, trimmed
 
     def _range(
         self, name: str, trainable: Any, silent: Any, evidence: gn.Evidence
@@ -187,8 +239,7 @@ class NestedSize(gn.AbstractPolicy):
         places = _places(evidence.open[name].size, most)
         losses = jax.vmap(lambda n: evidence.valid_at({name: places < n}))(sizes)
         best = jnp.min(losses)
-        # With "loss", the silent one is infinite.
-        part = self.tolerance * jnp.clip(1 - best / silent, 0, 1)
+        part = self._part(self.tolerance, best, silent, name)
         good = losses <= (1 + part) * best
         found = sizes[jnp.argmax(good)]
         room = jnp.maximum(jnp.ceil(self.headroom * found), found + self.extra)
@@ -199,6 +250,18 @@ class NestedSize(gn.AbstractPolicy):
         drawn = jnp.stack([jnp.ceil(found / 2), units])
         over = evidence.step >= self.until
         return jnp.where(over, jnp.stack([found, found]), drawn)
+
+
+def _check_trim(trim: Any, until: Any, every: int) -> None:
+    if not (isinstance(trim, tuple | list) and len(trim) == 2):
+        raise ValueError(f"trim={trim!r}; two training steps, (start, stop), or None")
+    start, stop = trim
+    known = all(isinstance(n, int | float) for n in (start, stop, until))
+    if known and not until + every <= start < stop:
+        raise ValueError(
+            f"trim={trim!r}; it begins a decision after the search, at {until + every} "
+            "or later, and ends after that"
+        )
 
 
 def _silent(name: str, evidence: gn.Evidence) -> Any:

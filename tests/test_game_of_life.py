@@ -103,7 +103,7 @@ def test_a_small_benchmark_has_its_tables_and_figure_and_is_not_run_twice(tmp_pa
     rows = report.gathered(tmp_path)
     assert set(rows) == {"static 1", "random, plateau"}
     row = rows["random, plateau"]
-    assert np.shape(row["path"]) == (2, len(SMALL.seeds), 2, 2)
+    assert np.shape(row["sizes"]) == (2, len(SMALL.seeds), 2)
     assert len(report.table(rows, 0, SMALL).splitlines()) == 4 + len(rows)
     figure(rows, SMALL, tmp_path / "life.png")
     assert (tmp_path / "life.png").stat().st_size > 10_000

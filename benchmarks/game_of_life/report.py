@@ -19,15 +19,17 @@ HEAD = (
 
 
 def gathered(folder: Path) -> Rows:
-    """The arms that have been run, with the seconds of tuning and evaluation."""
+    """The arms that have been run, with the seconds of tuning, if that is there too,
+    and evaluation."""
     found = {}
     for name in ARMS:
         if not (folder / f"evaluated {name}.json").exists():
             continue
-        row, first = load(folder, f"evaluated {name}"), load(folder, f"tuned {name}")
-        row["seconds"] += first["seconds"]
-        row["cpu_seconds"] += first["cpu_seconds"]
-        found[name] = row
+        found[name] = row = load(folder, f"evaluated {name}")
+        if (folder / f"tuned {name}.json").exists():
+            first = load(folder, f"tuned {name}")
+            row["seconds"] += first["seconds"]
+            row["cpu_seconds"] += first["cpu_seconds"]
     return found
 
 

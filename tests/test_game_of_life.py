@@ -106,7 +106,7 @@ def test_a_small_benchmark_has_its_tables_and_figure_and_is_not_run_twice(tmp_pa
     assert set(rows) == {"static 1", "random, plateau"}
     row = rows["random, plateau"]
     assert np.shape(row["sizes"]) == (2, len(SMALL.seeds), 2)
-    assert len(report.table(rows, 0, SMALL).splitlines()) == 4 + len(rows)
+    assert len(report.table(rows, 0).splitlines()) == 4 + len(rows)
     figure(rows, SMALL, tmp_path / "life.png")
     assert (tmp_path / "life.png").stat().st_size > 10_000
     with pytest.raises(ValueError, match="no results of 'tuned SENN'"):
@@ -135,5 +135,10 @@ def test_a_success_costs_what_failures_cost_too():
     assert report.cheapest_success(row, 0) == (1 + 2 + 2 + 2) / 2
     assert report.cheapest_success(row, 0, [0, 0, 1, 3]) == (1 + 1 + 1 + 1) / 2
     assert report.cheapest_success(row, 0, [[2, 3], [0, 2]]).tolist() == [np.inf, 2]
+    row |= {"rates": [0.1], "sizes": [[[2, 1]] * 4]}
+    none = {**row, "solved": [[False] * 4]}
+    lines = report.table({"static 1": row, "static 2": none}, 0).splitlines()
+    assert lines[-2].endswith("| 1.00 (1.00, 1.00) |")
+    assert lines[-1].endswith("| - | - | - | - |")
     low, high = wilson(2, 4)
     assert abs(low - 0.150) < 1e-3 and abs(high - 0.850) < 1e-3

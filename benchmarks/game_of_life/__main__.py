@@ -45,7 +45,7 @@ def main() -> None:
     print(f"{platform.machine()}, Python {platform.python_version()}, jax", end=" ")
     print(f"{jax.__version__}, equinox {eqx.__version__}, optax {optax.__version__}")
     for at in range(len(DENSITIES)):
-        print(f"\n{table(rows, at, s)}")
+        print(f"\n{table(rows, at)}")
     print(f"\n{exactness(rows)}\n{seconds(rows)}")
     figure(rows, s, folder / "game_of_life.png")
 

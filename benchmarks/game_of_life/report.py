@@ -8,7 +8,7 @@ import numpy as np
 from ..intervals import wilson
 from .arms import ARMS
 from .run import load, Row
-from .settings import DENSITIES, Settings
+from .settings import DENSITIES
 
 
 Rows = dict[str, Row]
@@ -19,15 +19,17 @@ HEAD = (
 
 
 def gathered(folder: Path) -> Rows:
-    """The arms that have been run, with the seconds of tuning and evaluation."""
+    """The arms that have been run, with the seconds of tuning, if that is there too,
+    and evaluation."""
     found = {}
     for name in ARMS:
         if not (folder / f"evaluated {name}.json").exists():
             continue
-        row, first = load(folder, f"evaluated {name}"), load(folder, f"tuned {name}")
-        row["seconds"] += first["seconds"]
-        row["cpu_seconds"] += first["cpu_seconds"]
-        found[name] = row
+        found[name] = row = load(folder, f"evaluated {name}")
+        if (folder / f"tuned {name}.json").exists():
+            first = load(folder, f"tuned {name}")
+            row["seconds"] += first["seconds"]
+            row["cpu_seconds"] += first["cpu_seconds"]
     return found
 
 
@@ -56,7 +58,7 @@ def best_static(rows: Rows, at: int) -> str:
     return min(static, key=lambda name: cheapest_success(rows[name], at))
 
 
-def table(rows: Rows, at: int, s: Settings) -> str:
+def table(rows: Rows, at: int) -> str:
     """Of one density."""
     best = best_static(rows, at)
     lines = [
@@ -64,31 +66,35 @@ def table(rows: Rows, at: int, s: Settings) -> str:
         f"| {' | '.join(HEAD)} |",
         f"|{'---|' * len(HEAD)}",
     ]
-    again = np.random.default_rng(0).integers(0, len(s.seeds), (10_000, len(s.seeds)))
-    base = cheapest_success(rows[best], at, again)
     for name, row in rows.items():
         solved, sizes = np.array(row["solved"][at]), np.array(row["sizes"][at])
         low, high = wilson(int(solved.sum()), len(solved))
         units = sizes[solved] if solved.any() else sizes
-        flops = np.median(np.array(row["flops"][at])[solved]) if solved.any() else 0
-        cheap = cheapest_success(row, at)
-        with np.errstate(invalid="ignore"):
-            ratio = cheapest_success(row, at, again) / base
         cells = [
             name,
             f"{row['rates'][at]:g}",
             f"{100 * solved.mean():.0f} ({100 * low:.0f}, {100 * high:.0f})",
             _of_its_size(rows, name, at),
             ", ".join(f"{n:.1f}" for n in units.mean(0)),
-            f"{flops / 1e6:.0f}",
-            f"{per_success(row, at) / 1e6:.0f}",
-            f"{cheap / 1e6:.0f}",
-            _interval(ratio, cheap / cheapest_success(rows[best], at)),
+            *(_costs(row, rows[best], at) if solved.any() else "----"),
         ]
-        if not solved.any():
-            cells[-4:] = ["-"] * 4
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _costs(row: Row, best: Row, at: int) -> list[str]:
+    """Of an arm of which some runs succeed."""
+    solved = np.array(row["solved"][at])
+    flops = np.median(np.array(row["flops"][at])[solved])
+    cheap, base = cheapest_success(row, at), cheapest_success(best, at)
+    again = np.random.default_rng(0).integers(0, len(solved), (10_000, len(solved)))
+    with np.errstate(invalid="ignore"):  # None of either may succeed.
+        ratios = cheapest_success(row, at, again) / cheapest_success(best, at, again)
+    low, high = np.nanquantile(ratios, [0.025, 0.975], method="nearest")
+    return [
+        *(f"{x / 1e6:.0f}" for x in (flops, per_success(row, at), cheap)),
+        f"{cheap / base:.2f} ({low:.2f}, {high:.2f})",
+    ]
 
 
 def _of_its_size(rows: Rows, name: str, at: int) -> str:
@@ -103,11 +109,6 @@ def _of_its_size(rows: Rows, name: str, at: int) -> str:
     if ARMS[name].static or not ladder.all():
         return ""
     return f"{100 * np.mean([known[int(m)] for m in sizes[:, 1]]):.0f}"
-
-
-def _interval(values: Any, middle: float) -> str:
-    low, high = np.nanquantile(values, [0.025, 0.975], method="nearest")
-    return f"{middle:.2f} ({low:.2f}, {high:.2f})"
 
 
 def exactness(rows: Rows) -> str:

@@ -82,17 +82,17 @@ def runs(arm: Arm, s: Settings, seeds: Any, rates: Any, path: Any = None) -> Row
     return {k: np.reshape(v, (2, count, *np.shape(v)[1:])) for k, v in seen.items()}
 
 
-def run(s: Settings, folder: Path, only: str = "") -> None:
+def run(s: Settings, folder: Path, only: str = "", rates: Path | None = None) -> None:
     """All arms, or those whose names contain `only`; what is there isn't made again.
-    First the tuning of all arms."""
+    First the tuning of all arms, unless `rates` is a folder that has it."""
     folder.mkdir(parents=True, exist_ok=True)
-    for make in (tuned, evaluated):
+    for make in (tuned, evaluated) if rates is None else (evaluated,):
         for name, arm in ARMS.items():
             path = folder / f"{make.__name__} {name}.json"
             if only not in name or path.exists():
                 continue
             began, cpu = time.perf_counter(), time.process_time()
-            row = make(name, arm, s, folder)
+            row = make(name, arm, s, folder, rates or folder)
             row["seconds"] = round(time.perf_counter() - began, 1)
             row["cpu_seconds"] = round(time.process_time() - cpu, 1)
             beside = path.with_suffix(".part")
@@ -109,7 +109,7 @@ def load(folder: Path, name: str) -> Row:
     return json.loads(path.read_text())
 
 
-def tuned(name: str, arm: Arm, s: Settings, folder: Path) -> Row:
+def tuned(name: str, arm: Arm, s: Settings, folder: Path, _: Path) -> Row:
     """The rate by density at which least is spent until the game is known, the budget
     where it isn't; of equal ones that with the least loss at the end."""
     tries = {}
@@ -126,21 +126,26 @@ def tuned(name: str, arm: Arm, s: Settings, folder: Path) -> Row:
     tries = {"flops": spent.tolist(), "solved": by(seen["solved"]).sum(-1).tolist()}
     path = by(seen["path"])[np.arange(2), best]
     row: Row = {"rates": [s.rates[i] for i in best], "tries": tries}
-    if not arm.follows:
+    if is_followed(name):
         row["path"] = path.tolist()
     return row
 
 
-def evaluated(name: str, arm: Arm, s: Settings, folder: Path) -> Row:
-    rates = load(folder, f"tuned {name}")["rates"]
+def evaluated(name: str, arm: Arm, s: Settings, folder: Path, tuning: Path) -> Row:
+    rates = load(tuning, f"tuned {name}")["rates"]
     path = None
     if arm.follows:
         path = np.asarray(load(folder, f"evaluated {arm.follows}")["path"])
         path = path.reshape(-1, *path.shape[2:])
     seen = runs(arm, s, s.seeds, np.repeat(rates, len(s.seeds)), path)
-    if arm.static:
+    if not is_followed(name):
         seen.pop("path")
+    seen["loss"] = np.asarray(seen["loss"], float).round(5)
     return {"rates": rates, **{k: v.tolist() for k, v in seen.items()}}
+
+
+def is_followed(name: str) -> bool:
+    return any(arm.follows == name for arm in ARMS.values())
 
 
 def told(row: Row) -> str:

@@ -35,3 +35,5 @@ QUICK = dataclasses.replace(
     FULL, budget=1e8, grown_steps=300, rates=(1e-2,), tuning=FULL.tuning[:3],
     seeds=FULL.seeds[:3],
 )  # fmt: skip
+AGAIN = dataclasses.replace(FULL, seeds=tuple(range(100, 150)))
+"""Other seeds, for what stood out, at the rates that were found."""

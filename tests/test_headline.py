@@ -111,8 +111,9 @@ def test_costs_are_those_of_the_arithmetic():
     # A size of 8 has room for 16: it may grow.
     wide = costs.forward(shape, [16])
     assert of("plateau") == training + 4 * 256 * wide
-    # It looks at smaller sizes once.
-    assert of("growthnet") == of("plateau") + costs.CANDIDATES * 256 * wide
+    look = costs.CANDIDATES * 256 * wide
+    assert of("growthnet") == of("plateau") + 2 * look
+    assert of("trimmed") == of("plateau") + look
     assert of("static") == 80 * costs.step(shape, [8], 128) + 8 * 256 * one
 
 

@@ -29,7 +29,7 @@ from .settings import FULL, QUICK  # noqa: E402
 from .tasks import TASKS  # noqa: E402
 
 
-PARTS = (("static", "growthnet"), ("plateau",), ("pruned",), ("open",))
+PARTS = (("static", "growthnet"), ("trimmed",), ("plateau",), ("pruned",), ("open",))
 """Of every task, in this order: first what the bars are about."""
 
 

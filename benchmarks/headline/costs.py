@@ -54,8 +54,9 @@ def executed(
     one = forward(shape, widths)
     total = every * step(shape, widths, s.batch) + held_out * one
     now = every * (1 + np.arange(path.shape[1]))[None]
-    if arm.kind == "growthnet":
-        searching = now < s.until + every
+    if arm.kind in ("growthnet", "trimmed"):
+        until = s.until if arm.kind == "growthnet" else s.trim[0]
+        searching = now < until + every
         total = total + searching * CANDIDATES * shape.depth * held_out * one
     if arm.kind == "pruned":
         searching = (now >= s.simple[0]) & (now < s.simple[1])

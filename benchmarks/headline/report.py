@@ -13,6 +13,7 @@ from .tasks import Task, TASKS
 
 
 Rows = dict[str, Row]
+SEARCHES = tuple(n for n, arm in ARMS.items() if arm.kind in ("growthnet", "trimmed"))
 
 
 def gathered(task: Task, s: Settings, folder: Path) -> Rows:
@@ -151,10 +152,10 @@ BARS = {
 
 
 def bars(found: dict[str, Rows], s: Settings) -> str:
-    """Every declared bar, task by task, for both starts of growthnet."""
-    lines = [f"| task | start | {' | '.join(BARS.values())} |", "|---" * 7 + "|"]
+    """Every declared bar, task by task, for both starts and settings."""
+    lines = [f"| task | arm | {' | '.join(BARS.values())} |", "|---" * 7 + "|"]
     for name, rows in found.items():
-        for arm in ("growthnet from 2", "growthnet from 128"):
+        for arm in SEARCHES:
             if arm not in rows or "sweep" not in rows:
                 continue
             held = judged(rows, arm, s)["bars"]
@@ -163,14 +164,13 @@ def bars(found: dict[str, Rows], s: Settings) -> str:
             cells = [
                 {True: "holds", False: "**fails**", None: ""}[held[b]] for b in BARS
             ]
-            start = arm.split()[-1]
-            lines.append(f"| {TASKS[name].title} | {start} | {' | '.join(cells)} |")
+            lines.append(f"| {TASKS[name].title} | {arm} | {' | '.join(cells)} |")
     return "\n".join(lines + ["", *_small_and_large(found)])
 
 
 def _small_and_large(found: dict[str, Rows]) -> list[str]:
     lines = []
-    for arm in ("growthnet from 2", "growthnet from 128"):
+    for arm in SEARCHES:
         pair = [found.get(t, {}).get(arm) for t in ("digits", "mnist1d")]
         if None in pair:
             continue

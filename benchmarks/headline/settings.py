@@ -28,20 +28,21 @@ class Settings:
     every: int = 100
     rates: tuple[float, ...] = (1e-3, 3e-3, 1e-2)
     tuning: tuple[int, ...] = (1_000, 1_001, 1_002)
-    seeds: tuple[int, ...] = tuple(range(100, 110))
+    seeds: tuple[int, ...] = tuple(range(10))
     widths: tuple[int, ...] = WIDTHS
     tried: tuple[int, ...] = (6, 24, 96)
 
     @property
     def until(self) -> int:
         """Where growthnet's search ends."""
-        return int(0.2 * self.steps)
+        return int(0.4 * self.steps)
 
     @property
-    def trim(self) -> tuple[int, int]:
-        """Where it looks again."""
-        start = max(int(0.35 * self.steps), self.until + self.every)
-        return start, max(int(0.7 * self.steps), start + self.every)
+    def trim(self) -> tuple[int, int, int]:
+        """Where the search of the second setting ends, and where it looks again."""
+        until = int(0.2 * self.steps)
+        start = max(int(0.35 * self.steps), until + self.every)
+        return until, start, max(int(0.7 * self.steps), start + self.every)
 
     @property
     def simple(self) -> tuple[int, int]:
@@ -75,12 +76,17 @@ class Arm:
             return gn.NoGrowth(s.steps // 8)
         if self.kind == "growthnet":
             return NestedSize(
-                s.until,
+                s.until, 0.05, against="both", extra=16, maximum=MOST, every=s.every
+            )
+        if self.kind == "trimmed":
+            until, *trim = s.trim
+            return NestedSize(
+                until,
                 0.02,
                 headroom=2,
                 extra=32,
                 against="both",
-                trim=s.trim,
+                trim=(trim[0], trim[1]),
                 maximum=MOST,
                 every=s.every,
             )
@@ -94,6 +100,8 @@ class Arm:
 ARMS = {
     "growthnet from 2": Arm("growthnet", LEAST),
     "growthnet from 128": Arm("growthnet", MOST),
+    "trimmed from 2": Arm("trimmed", LEAST),
+    "trimmed from 128": Arm("trimmed", MOST),
     "plateau from 2": Arm("plateau", LEAST),
     "pruned from 128": Arm("pruned", MOST),
     "open from 2": Arm("open", LEAST, "growthnet from 2"),

@@ -147,7 +147,7 @@ def test_what_is_not_trained_comes_back_through_aux():
         value = loss(net, batch, key)
         moved = 0.9 * net.mean + 0.1 * batch[0].mean(0)
         new = eqx.tree_at(lambda n: (n.seen, n.mean), net, (net.seen + 1, moved))
-        return value, gn.Aux(net=new, metrics={"seen": new.seen})
+        return value, gn.Aux(net=new, metrics={"seen": new.seen, "mean": moved})
 
     frozen = jax.tree.map(eqx.is_inexact_array, net)
     frozen = eqx.tree_at(lambda n: n.mean, frozen, False)
@@ -156,7 +156,9 @@ def test_what_is_not_trained_comes_back_through_aux():
     )
     assert int(run.net.seen) == 60
     assert float(jnp.abs(run.net.mean).max()) > 0
-    assert run.history.ticks[0].metrics == {"seen": 3.0}, "mean of 1..5 over the tick"
+    metrics = run.history.ticks[0].metrics
+    assert metrics["seen"] == 3.0, "mean of 1..5 over the tick"
+    assert len(metrics["mean"]) == 4, "an array comes as a list"
     assert run.sizes["linear.layers[0]"] > 4
 
 

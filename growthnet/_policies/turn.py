@@ -265,7 +265,7 @@ def _complete(growing: Growing, decision: Any) -> Decision:
         change = decision.widths.get(width, Change(mask, 0))
         keep, add = jnp.asarray(change.keep), jnp.asarray(change.add)
         add = jnp.maximum(add.astype(jnp.int32), 0)
-        first = mask & (jnp.arange(mask.size) == jnp.argmax(mask))
+        first = mask & (jnp.cumsum(mask) == 1)
         nothing = ~jnp.any(mask & keep) & (add == 0)
         kept = jnp.where(nothing, first, mask & keep)
         rewrite = change.rewrite and {

@@ -16,7 +16,8 @@ class Aux(eqx.Module):
     - `net`: the network with new values of leaves that aren't trained (running
         statistics), or a part of it: a tree in which the other leaves are `None`, or
         just an Equinox `State`. Trained leaves are ignored.
-    - `metrics`: scalars for the history.
+    - `metrics`: numbers for the history, or (small) arrays of them; their mean over a
+        tick's steps is recorded.
     """
 
     net: Any = None

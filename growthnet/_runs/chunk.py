@@ -18,7 +18,7 @@ from .._policies.growing import GrowerState, Growing
 from .convolutions import channels_last
 from .data import Batches
 from .members import every_member
-from .reports import packed, Report, unpacked
+from .reports import Report
 from .tick import Ticker
 
 
@@ -94,19 +94,14 @@ def run_chunk(
             dynamic, report = jax.lax.cond(stopped(dynamic), stay, run, dynamic)
         else:
             dynamic, report = run(dynamic)
-        reports = jax.tree.map(
-            lambda all, one: jax.lax.dynamic_update_index_in_dim(all, one, i, 0),
-            reports,
-            packed(report),
-        )
+        reports = jax.tree.map(lambda all, one: all.at[i].set(one), reports, report)
         return dynamic, reports, i + 1, step + count
 
     first = jnp.asarray(stretch.first, jnp.int32)
     _, shapes = jax.eval_shape(tick, dynamic, first, first)
     empty = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-    packs = packed(empty).items()
-    reports = {n: jnp.zeros((length, x.size), x.dtype) for n, x in packs}
+    reports = jax.tree.map(lambda s: jnp.zeros((length, *s.shape), s.dtype), shapes)
     carry = (dynamic, reports, jnp.zeros((), jnp.int32), first)
     dynamic, reports, ticks, _ = jax.lax.while_loop(goes_on, channels_last(body), carry)
     growing, state = eqx.combine(dynamic, static)
-    return growing, state, unpacked(reports, shapes), ticks
+    return growing, state, reports, ticks

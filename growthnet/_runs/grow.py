@@ -19,7 +19,7 @@ from .._reading.anatomy import Anatomy
 from .chunk import run_chunk, Stretch
 from .data import ArrayData, is_arrays
 from .fit import check_arguments, read
-from .reports import counting, events_in, keep, records_of, Report
+from .reports import counting, events_in, Report, ticks_of
 from .run import Run
 from .tick import Ticker
 
@@ -75,13 +75,12 @@ class Grown(eqx.Module):
             raise ValueError(
                 f"this is a batch of {len(self.overflowed)} runs; use .runs()"
             )
-        history, params = History(), counting(self.growing.anatomy)
         reports = jax.device_get(self.reports)
         reports = reports[reports.count > 0]
         events = events_in(reports, outputs=self.outputs)
+        params = counting(self.growing.anatomy)
         known = {"valid": self.valid, "seconds": 0.0, "traces": 1}
-        for record in records_of(reports, events, params, **known):
-            keep(history, *record)
+        history = History(ticks_of(reports, events, params, **known), events)
         over = bool(self.overflowed)
         return Run.of(self.growing, self.state, history, overflowed=over)
 

@@ -17,7 +17,7 @@ from .engine import Engine
 from .guard import Fault, Guard, Stand
 from .journal import Journal
 from .place import Place, rolled_back
-from .reports import counting, records_of, Report
+from .reports import counting, Report, ticks_of
 from .run import Run
 from .tick import Ticker
 
@@ -51,7 +51,7 @@ class Loop:
 
         **Raises:** `CheckpointError` if the data aren't those that it had.
         """
-        self.journal.history = run.history
+        self.journal.resume(run.history)
         self.ticker.traces = self.place.resume(run)
 
     def run(self, growing: Growing, state: GrowerState) -> Run:
@@ -182,7 +182,7 @@ class Loop:
     def _record(self, stand: Stand, reports: Report, events: list[GrowthEvent]) -> None:
         """The run has got on: ticks of one call are known, and timed, when it returns.
         First it is kept, then others are told."""
-        records = records_of(
+        ticks = ticks_of(
             reports,
             events,
             counting(stand.growing.anatomy),
@@ -190,7 +190,7 @@ class Loop:
             seconds=self.place.seconds,
             traces=self.ticker.traces,
         )
-        self.journal.add(records)
+        self.journal.add(ticks, events)
         before, self.stand = self.stand.step, stand
         self.journal.tell()
         if stand.step == self._due(before):

@@ -5,10 +5,9 @@ from typing import Any, Literal
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from .._history.history import GrowthEvent, History, JsonLog, Tick
+from .._history.history import GrowthEvent, Tick
 from .._reading.anatomy import Anatomy
 
 
@@ -28,8 +27,8 @@ class Report(eqx.Module):
     loss: Any
     valid_loss: Any
     metrics: dict[str, Any]
-    old_sizes: dict[str, Any]
     sizes: dict[str, Any]
+    old_sizes: dict[str, Any]
     loss_before: Any
     loss_after: Any
     output_change: Any
@@ -40,31 +39,7 @@ class Report(eqx.Module):
         return jax.tree.map(lambda column: column[rows], self)
 
 
-def packed(report: Report) -> dict[str, Any]:
-    """The numbers of a report as one vector per dtype: a loop pays for each array that
-    it writes to."""
-    parts: dict[str, list[Any]] = {}
-    for leaf in jax.tree.leaves(report):
-        parts.setdefault(leaf.dtype.name, []).append(leaf.reshape(-1))
-    return {name: jnp.concatenate(part) for name, part in parts.items()}
-
-
-def unpacked(packs: dict[str, Any], like: Report) -> Report:
-    """The reports whose packed numbers were stacked; `like` has the shapes of one."""
-    leaves, structure = jax.tree.flatten(like)
-    ends, columns = dict.fromkeys(packs, 0), []
-    for leaf in leaves:
-        name = leaf.dtype.name
-        begin, ends[name] = ends[name], ends[name] + leaf.size
-        columns.append(packs[name][:, begin : ends[name]].reshape(-1, *leaf.shape))
-    return jax.tree.unflatten(structure, columns)
-
-
-Record = tuple[Tick, Sequence[GrowthEvent]]
-"""A tick, and the events at its end."""
-
-
-def records_of(
+def ticks_of(
     reports: Report,
     events: Sequence[GrowthEvent],
     params: Callable[[dict[str, int]], int],
@@ -72,30 +47,34 @@ def records_of(
     valid: bool,
     seconds: float,
     traces: int,
-) -> list[Record]:
-    """The records of stacked reports, and of the events among them; the sizes of a tick
-    are those after the events at its end. `params` counts the network's parameters.
+) -> list[Tick]:
+    """The records of stacked reports; the sizes of a tick are those after the events at
+    its end. `params` counts the network's parameters.
 
     By columns of Python's numbers: a long run of a small network has very many ticks.
     """
-    at_end: dict[int, list[GrowthEvent]] = {}
-    for event in events:
-        at_end.setdefault(event.step, []).append(event)
+    after = by_step(events)
     steps, losses = reports.step.tolist(), _floats(reports.loss)
     valid_losses = _floats(reports.valid_loss) if valid else [None] * len(steps)
     sizes = _rows({name: size.tolist() for name, size in reports.sizes.items()}, steps)
     metrics = _rows({name: _floats(m) for name, m in reports.metrics.items()}, steps)
-    records = []
-    columns = (steps, losses, valid_losses, sizes, metrics)
+    ticks, columns = [], (steps, losses, valid_losses, sizes, metrics)
     for step, loss, valid_loss, size, metric in zip(*columns, strict=True):
-        here = at_end.get(step, [])
-        size.update({event.width: event.new for event in here})
+        size.update({event.width: event.new for event in after.get(step, ())})
         known = (params(size), seconds, traces, valid_loss, metric)
-        records.append((Tick(step, loss, size, *known), here))
-    return records
+        ticks.append(Tick(step, loss, size, *known))
+    return ticks
 
 
-def _floats(column: Any) -> list[float]:
+def by_step(events: Sequence[GrowthEvent]) -> dict[int, list[GrowthEvent]]:
+    """The events at the end of each tick that has some."""
+    found: dict[int, list[GrowthEvent]] = {}
+    for event in events:
+        found.setdefault(event.step, []).append(event)
+    return found
+
+
+def _floats(column: Any) -> list[Any]:
     return np.asarray(column, float).tolist()
 
 
@@ -116,13 +95,6 @@ def counting(anatomy: Anatomy) -> Callable[[dict[str, int]], int]:
         return known[key]
 
     return params
-
-
-def keep(records: History | JsonLog, tick: Tick, events: Sequence[GrowthEvent]) -> None:
-    """Adds a tick, and the events at its end."""
-    records.add_tick(tick)
-    for event in events:
-        records.add_event(event)
 
 
 def events_in(reports: Report, *, outputs: bool) -> list[GrowthEvent]:

@@ -73,7 +73,7 @@ class Ticker:
         nan = jnp.full((), jnp.nan, loss.dtype)
         closed = jax.tree.map(jnp.zeros_like, old)
         moved = {name: jnp.zeros((), bool) for name in old}
-        changes: tuple[Any, ...] = (old, nan, nan, nan, closed, moved)
+        measured: tuple[Any, ...] = (nan, nan, nan, closed, moved)
         if not never_decides(growing.policy):
 
             def speak(growing: Growing, state: GrowerState):
@@ -88,9 +88,13 @@ class Ticker:
 
             if not growing.policy.on_host:
                 growing, state = cond_pair(due, speak, growing, state)
-            growing, state, changes = self._settled(growing, state, batch, changes)
-        seen = (loss, valid_loss, metrics, old)
-        return growing, state, Report(step, count, *seen, *changes)
+            ready = state.waiting & fits(growing.open, state.decision)
+            growing, state, measured = self._measured(
+                growing, state, batch, ready, measured
+            )
+        sizes = _sizes(growing)
+        seen = (loss, valid_loss, metrics, sizes, old)
+        return growing, state, Report(step, count, *seen, *measured)
 
     # --- their parts
 
@@ -181,22 +185,19 @@ class Ticker:
         trial = propose(self.grower, growing, state, decision)
         return self._value(trial.view(), batches.prepared()(state.step - 1), state)
 
-    def _settled(
-        self, growing: Growing, state: GrowerState, batch: Any, nothing: tuple[Any, ...]
+    def _measured(
+        self,
+        growing: Growing,
+        state: GrowerState,
+        batch: Any,
+        ready: Any,
+        nothing: tuple[Any, ...],
     ) -> tuple[Growing, GrowerState, tuple[Any, ...]]:
-        """Applies the waiting decision if there is one that fits, and measures the
-        network around it: sizes after it, loss before and after, the largest change of
-        an output; and what it does to units by width."""
+        """Applies the waiting decision if `ready`, and measures the network around it:
+        loss before and after, the largest change of an output; and what it does to
+        units by width."""
         predict = self.predict
         dynamic, static = eqx.partition((growing, state), eqx.is_array)
-
-        def skip(dynamic: Any) -> Any:
-            return dynamic, nothing
-
-        def settle(dynamic: Any) -> Any:
-            growing, state = eqx.combine(dynamic, static)
-            ready = state.waiting & fits(growing.open, state.decision)
-            return where_any(ready, act, skip, dynamic)
 
         def act(dynamic: Any) -> Any:
             growing, state = eqx.combine(dynamic, static)
@@ -210,20 +211,18 @@ class Ticker:
 
             # One after the other, so that the forward pass is compiled once.
             losses, outputs = jax.lax.map(measure, both)
-            change = nothing[3]
+            change = nothing[2]
             if predict is not None:
                 moved = [
                     jnp.max(jnp.abs(o[0] - o[1])) for o in jax.tree.leaves(outputs)
                 ]
                 change = jnp.max(jnp.stack(moved)).astype(change.dtype)
             found = (*losses, change, *fates(growing, state.decision))
-            dynamic = eqx.filter((after, after_state), eqx.is_array)
-            return dynamic, (_sizes(after), *found)
+            return eqx.filter((after, after_state), eqx.is_array), found
 
-        # Most ticks decide nothing: these pay for no more than the question.
-        result, changes = where_any(state.waiting, settle, skip, dynamic)
+        result, measured = where_any(ready, act, lambda d: (d, nothing), dynamic)
         growing, state = eqx.combine(result, static)
-        return growing, state, changes
+        return growing, state, measured
 
 
 def _trained(growing: Growing, state: GrowerState) -> tuple[Any, Any, Any, Any]:

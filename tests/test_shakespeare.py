@@ -83,7 +83,7 @@ def test_held_out_plays_are_whole_and_not_trained_on(monkeypatch):
 
 def test_growth_is_exact_and_moments_follow(made):
     keys = jr.split(jr.key(0), 3)
-    edits = made.edits((FIRST, SECOND))
+    edits = made.edits((FIRST, SECOND), "zero_out")
     assert [edit.exactness for edit in edits] == ["exact", "exact"]
     net = made.network(FIRST, keys[0])
     windows = jr.randint(keys[1], (4, LENGTH + 1), 0, 7)
@@ -125,7 +125,7 @@ def test_runs_are_written_down(folder):
 
 def test_what_becomes_of_the_state_is_all_that_differs(folder):
     rows = {name: run.load(folder, name)["tuning"][0] for name in ARMS}
-    losses = {name: row["valid"] for name, row in rows.items()}
+    losses = {name: row["loss"] for name, row in rows.items()}
     assert len(set(losses.values())) == 4
     # Before the growth (after half of the steps) there is no difference.
     early = {n: row["curve"][0][-1] for n, row in rows.items() if n != "large"}

@@ -16,6 +16,7 @@ COLORS = {
     "grown": "C3",
     "grown, reset": "C1",
     "grown, warm-up": "C4",
+    "grown, copies": "C2",
 }
 
 
@@ -60,7 +61,7 @@ def _seconds(axis: Any, rows: Rows) -> None:
         axis.barh(at, width, left=left, color=shade, label=what)
         left += width
     for y, (end, row) in enumerate(zip(left, rows.values(), strict=True)):
-        text = f" {of(row, 'test').mean():.3f}"
+        text = f" {of(row, 'loss').mean():.3f}"
         axis.text(end, y, text, va="center", fontsize=8)
     axis.set_yticks(at, list(rows), fontsize=8)
     axis.invert_yaxis()

@@ -17,9 +17,10 @@ from .settings import Arm, LENGTH, Settings
 
 
 Parts = dict[str, np.ndarray]
+Path = tuple[Sizes, ...]
 
 
-def planned(anatomy: gn.Anatomy, old: Sizes, new: Sizes) -> list[Any]:
+def planned(anatomy: gn.Anatomy, old: Sizes, new: Sizes, init: str) -> list[Any]:
     """Wider, then deeper by blocks that are added at the end. All of it is exact, and
     none of it depends on weights."""
     widths = {
@@ -27,7 +28,7 @@ def planned(anatomy: gn.Anatomy, old: Sizes, new: Sizes) -> list[Any]:
         "blocks[*].attention.query_proj": new.heads,
         "blocks[*].mlp.layers[0]": new.hidden,
     }
-    edits: list[Any] = [gn.plan(anatomy, widths)]
+    edits: list[Any] = [gn.plan(anatomy, widths, init=init)]
     for block in range(old.depth, new.depth):
         edits.append(gn.plan_deepen(edits[-1].after, f"blocks[{block}]"))
     return edits
@@ -60,17 +61,18 @@ class Made:
         at = LENGTH * np.arange((len(text) - 1) // LENGTH)[:, None]
         return jnp.asarray(text[at + np.arange(LENGTH + 1)], int)
 
-    def anatomy(self, path: tuple[Sizes, ...]) -> gn.Anatomy:
+    def anatomy(self, path: Path, init: str) -> gn.Anatomy:
         if len(path) > 1:
-            return self.edits(path)[-1].after
+            return self.edits(path, init)[-1].after
         net = eqx.filter_eval_shape(self.network, path[0], jr.key(0))
         text = jax.ShapeDtypeStruct((LENGTH,), int)
         return self.once(("trace", path), lambda: gn.trace(net, text))
 
-    def edits(self, path: tuple[Sizes, ...]) -> list[Any]:
+    def edits(self, path: Path, init: str) -> list[Any]:
         """From the last but one of these sizes to the last."""
-        before = self.anatomy(path[:-1])
-        return self.once(("edits", path), lambda: planned(before, *path[-2:]))
+        before = self.anatomy(path[:-1], init)
+        make = lambda: planned(before, *path[-2:], init)
+        return self.once(("edits", path, init), make)
 
     def steps(self, name: Any, optim: Any, carry: Any, static: Any) -> Any:
         """`chunk` steps, from arrays of the network and state, starts and rates."""
@@ -92,9 +94,9 @@ class Made:
     def spent(self, kinds: tuple[str, ...], arm: Arm) -> float:
         """Seconds of what runs of an arm need."""
         ends = {arm.path[:i] for i in range(1, 1 + len(arm.path))}
-        warmed = arm.state == "warmed"
+        own = ([], [arm.init], [arm.init, arm.state == "warmed"])
         return sum(
             seconds
             for (kind, path, *rest), seconds in self.seconds.items()
-            if kind in kinds and path in ends and rest in ([], [warmed])
+            if kind in kinds and path in ends and rest in own
         )

@@ -21,7 +21,7 @@ def load(folder: Path, name: str) -> dict[str, Any]:
 def best_rate(row: dict[str, Any], s: Settings) -> float:
     """The one with the least mean loss on the play that is held out for this."""
     means = {
-        rate: np.mean([r["valid"] for r in row["tuning"] if r["rate"] == rate])
+        rate: np.mean([r["loss"] for r in row["tuning"] if r["rate"] == rate])
         for rate in s.rates
     }
     return min(means, key=lambda rate: means[rate])
@@ -47,7 +47,8 @@ def _fill(
     for seed, rate in wanted:
         if (seed, rate) in there:
             continue
-        done = run(ARMS[name], made, seed, rate)
+        part = "valid" if kind == "tuning" else "test"
+        done = run(ARMS[name], made, seed, rate, part)
         row[kind].append(done)
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{name}.json"
@@ -55,4 +56,4 @@ def _fill(
         os.replace(path.with_suffix(".part"), path)
         parts = ("training", "edits", "planning", "compiling")
         spent = ", ".join(f"{part} {done[part]:.1f} s" for part in parts)
-        print(f"{name}, seed {seed}, rate {rate:g}: {done['valid']:.4f}; {spent}")
+        print(f"{name}, seed {seed}, rate {rate:g}: {done['loss']:.4f}; {spent}")

@@ -19,11 +19,13 @@ class Arm:
     - `length`: the steps of the run as a part of those of the large network.
     - `state`: what becomes of Adam's moments at a growth. `warmed` carries them, and
         puts `gn.scale_by_age` behind Adam.
+    - `init`: newborns of widths are silent, or copies.
     """
 
     path: tuple[Sizes, ...]
     length: float = 1.0
     state: Literal["carried", "reset", "warmed"] = "carried"
+    init: Literal["zero_out", "clone"] = "zero_out"
 
 
 GROWN = (SMALL, MIDDLE, LARGE)
@@ -32,6 +34,7 @@ ARMS = {
     "grown": Arm(GROWN),
     "grown, reset": Arm(GROWN, state="reset"),
     "grown, warm-up": Arm(GROWN, state="warmed"),
+    "grown, copies": Arm((SMALL, LARGE), init="clone"),
     "large, short": Arm((LARGE,), 0.6),
     "middle": Arm((MIDDLE,), 1.2),
     "small": Arm((SMALL,)),
@@ -44,6 +47,7 @@ class Settings:
     - `chunk`: steps of one program.
     - `looks`: held-out losses during a run, of `windows` windows each.
     - `warm`: steps over which updates of newborns rise, and the learning rate at first.
+    - `falling`: the part of the steps, at the end, in which the learning rate falls.
     """
 
     steps: int = 1_500
@@ -52,6 +56,7 @@ class Settings:
     looks: int = 10
     windows: int = 128
     warm: int = 100
+    falling: float = 0.4
     rates: tuple[float, ...] = (2e-3, 4e-3, 8e-3)
     tuning: tuple[int, ...] = (1_000,)
     seeds: tuple[int, ...] = (0, 1, 2)

@@ -41,8 +41,15 @@ def optimizer(arm: Arm, s: Settings) -> optax.GradientTransformation:
 
 
 def rates(s: Settings, steps: int, rate: float) -> np.ndarray:
-    """Warm-up, then a cosine to a tenth."""
-    made = optax.warmup_cosine_decay_schedule(0.0, rate, s.warm, steps, rate / 10)
+    """Warm-up, then the same, and in the end straight down to a twentieth: newborns
+    should have a high one."""
+    last = round(s.falling * steps)
+    parts = (
+        optax.linear_schedule(0.0, rate, s.warm),
+        optax.constant_schedule(rate),
+        optax.linear_schedule(rate, rate / 20, last),
+    )
+    made = optax.join_schedules(parts, (s.warm, steps - last))
     return np.asarray(made(np.arange(steps)), np.float32)
 
 
@@ -55,17 +62,18 @@ def grown(net: Any, state: Any, edits: list[Any], optim: Any, key: Any) -> Any:
     return net, state
 
 
-def run(arm: Arm, made: Made, seed: int, rate: float) -> dict[str, Any]:
-    """A run of an arm. Seconds are of the processor; those of compiling and of planning
-    are told apart, and held-out losses aren't in any."""
+def run(arm: Arm, made: Made, seed: int, rate: float, part: str) -> dict[str, Any]:
+    """A run of an arm, and its loss on the held-out play `part`. Seconds are of the
+    processor; those of compiling and of planning are told apart, and held-out losses
+    aren't in any."""
     s, stages = made.settings, made.settings.stages(arm)
     first, *keys = jr.split(jr.key(seed), 1 + len(arm.path))
     count = s.chunk * sum(stages)
     random = np.random.default_rng(seed)
     starts = random.integers(0, len(made.text) - LENGTH, (count, s.batch))
     chosen = rates(s, count, rate)
-    valid, test = made.windows("valid"), made.windows("test")
-    some = test[:: max(1, len(test) // s.windows)][: s.windows]
+    play = made.windows(part)
+    some = play[:: max(1, len(play) // s.windows)][: s.windows]
     looks = set(np.linspace(0, sum(stages), s.looks + 1).round().astype(int)[1:])
     net, optim = made.network(arm.path[0], first), optimizer(arm, s)
     state = optim.init(params(net))
@@ -74,14 +82,14 @@ def run(arm: Arm, made: Made, seed: int, rate: float) -> dict[str, Any]:
     for i, chunks in enumerate(stages, start=1):
         path = arm.path[:i]
         if i > 1:
-            ready = made.edits(path)
+            ready = made.edits(path, arm.init)
             began = time.process_time()
             net, state = grown(net, state, ready, optim, keys[i - 1])
             if arm.state == "reset":
                 state = optim.init(params(net))
             edits += time.process_time() - began
         arrays, static = eqx.partition(net, eqx.is_array)
-        name = path, arm.state == "warmed"
+        name = path, arm.init, arm.state == "warmed"
         steps, carry = made.steps(name, optim, (arrays, state), static), (arrays, state)
         for _ in range(chunks):
             at = slice(s.chunk * done, s.chunk * (done + 1))
@@ -89,7 +97,7 @@ def run(arm: Arm, made: Made, seed: int, rate: float) -> dict[str, Any]:
             began = time.process_time()
             carry, _ = jax.block_until_ready(steps(carry, given))
             training += time.process_time() - began
-            done, flops = done + 1, flops + s.chunk * operations(made, path)
+            done, flops = done + 1, flops + s.chunk * operations(made, path, arm.init)
             net, state = eqx.combine(carry[0], static), carry[1]
             if done in looks:
                 seen = held_out(net, some)
@@ -98,12 +106,12 @@ def run(arm: Arm, made: Made, seed: int, rate: float) -> dict[str, Any]:
         "seed": seed, "rate": rate, "training": training, "edits": edits,
         "planning": made.spent(("trace", "edits"), arm) if len(arm.path) > 1 else 0.0,
         "compiling": made.spent(("program",), arm), "flops": flops, "curve": curve,
-        "valid": held_out(net, valid), "test": held_out(net, test),
+        "loss": held_out(net, play),
     }  # fmt: skip
 
 
-def operations(made: Made, path: tuple[Sizes, ...]) -> float:
+def operations(made: Made, path: tuple[Sizes, ...], init: str) -> float:
     """Of a step: a gradient costs three calls, Adam a dozen operations a number."""
-    anatomy = made.anatomy(path)
+    anatomy = made.anatomy(path, init)
     calls = 3 * made.settings.batch * anatomy.flops()
     return float(calls + 12 * anatomy.params())

@@ -32,11 +32,11 @@ GROWN = (SMALL, MIDDLE, LARGE)
 ARMS = {
     "large": Arm((LARGE,)),
     "grown": Arm(GROWN),
-    "grown, reset": Arm(GROWN, state="reset"),
-    "grown, warm-up": Arm(GROWN, state="warmed"),
-    "grown, copies": Arm((SMALL, LARGE), init="clone"),
-    "large, short": Arm((LARGE,), 0.6),
     "middle": Arm((MIDDLE,), 1.2),
+    "large, short": Arm((LARGE,), 0.6),
+    "grown, reset": Arm(GROWN, state="reset"),
+    "grown, copies": Arm((SMALL, LARGE), init="clone"),
+    "grown, warm-up": Arm(GROWN, state="warmed"),
     "small": Arm((SMALL,)),
 }
 

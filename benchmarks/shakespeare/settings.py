@@ -35,9 +35,9 @@ ARMS = {
     "middle": Arm((MIDDLE,), 1.2),
     "large, short": Arm((LARGE,), 0.6),
     "grown, reset": Arm(GROWN, state="reset"),
+    "small": Arm((SMALL,)),
     "grown, copies": Arm((SMALL, LARGE), init="clone"),
     "grown, warm-up": Arm(GROWN, state="warmed"),
-    "small": Arm((SMALL,)),
 }
 
 

@@ -57,7 +57,7 @@ class Settings:
     windows: int = 128
     warm: int = 100
     falling: float = 0.4
-    rates: tuple[float, ...] = (4e-3, 8e-3, 1.6e-2)
+    rates: tuple[float, ...] = (8e-3, 1.6e-2)
     tuning: tuple[int, ...] = (1_000,)
     seeds: tuple[int, ...] = (0, 1, 2)
 

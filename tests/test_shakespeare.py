@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import zipfile
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -87,7 +88,7 @@ def test_growth_is_exact_and_moments_follow(made):
     assert [edit.exactness for edit in edits] == ["exact", "exact"]
     net = made.network(FIRST, keys[0])
     windows = jr.randint(keys[1], (4, LENGTH + 1), 0, 7)
-    adam = optax.scale_by_adam()
+    adam: Any = optax.scale_by_adam()
     grads = eqx.filter_jit(eqx.filter_grad(loss))(net, windows)
     _, state = adam.update(grads, adam.init(params(net)))
     larger, moved = train.grown(net, state, edits, adam, keys[2])

@@ -62,16 +62,17 @@ class Made:
         return jnp.asarray(text[at + np.arange(LENGTH + 1)], int)
 
     def anatomy(self, path: Path, init: str) -> gn.Anatomy:
-        if len(path) > 1:
+        first, *later = path
+        if later:
             return self.edits(path, init)[-1].after
-        net = eqx.filter_eval_shape(self.network, path[0], jr.key(0))
+        net = eqx.filter_eval_shape(self.network, first, jr.key(0))
         text = jax.ShapeDtypeStruct((LENGTH,), int)
         return self.once(("trace", path), lambda: gn.trace(net, text))
 
     def edits(self, path: Path, init: str) -> list[Any]:
         """From the last but one of these sizes to the last."""
         before = self.anatomy(path[:-1], init)
-        make = lambda: planned(before, *path[-2:], init)
+        make = lambda: planned(before, path[-2], path[-1], init)
         return self.once(("edits", path, init), make)
 
     def steps(self, name: Any, optim: Any, carry: Any, static: Any) -> Any:

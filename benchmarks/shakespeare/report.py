@@ -24,8 +24,8 @@ def gathered(folder: Path, s: Settings) -> Rows:
 def of(row: dict[str, Any], what: str) -> np.ndarray:
     """By seed. `warm`: seconds of training and of edits. `cold`: with those of planning
     and compiling, which know no weights, and are the same for a longer run."""
-    parts = {"warm": ("training", "edits")}
-    parts["cold"] = (*parts["warm"], "planning", "compiling")
+    warm = "training", "edits"
+    parts = {"warm": warm, "cold": (*warm, "planning", "compiling")}
     return np.array([sum(r[w] for w in parts.get(what, (what,))) for r in row["runs"]])
 
 

@@ -142,7 +142,8 @@ def test_tables_and_figure_tell_of_every_arm(folder, monkeypatch):
     assert set(rows) == set(ARMS)
     assert len(report.table(rows, TINY).splitlines()) == 2 + len(ARMS)
     assert len(report.bar(rows).splitlines()) == 3
-    assert "0.1" in report.rates(rows, TINY).splitlines()[0]
+    assert len(report.against(rows).splitlines()) == 3
+    assert "0.1" in report.rates(rows).splitlines()[0]
     figure(rows, folder / "shakespeare.png")
     assert (folder / "shakespeare.png").stat().st_size > 10_000
 

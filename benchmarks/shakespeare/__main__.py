@@ -23,7 +23,7 @@ import optax  # noqa: E402
 
 from .figure import figure  # noqa: E402
 from .made import Made  # noqa: E402
-from .report import bar, gathered, rates, table  # noqa: E402
+from .report import against, bar, gathered, rates, table  # noqa: E402
 from .run import evaluate, tune  # noqa: E402
 from .settings import ARMS, FULL, QUICK  # noqa: E402
 from .text import letters  # noqa: E402
@@ -53,7 +53,7 @@ def main() -> None:
         return
     print(f"{platform.machine()}, Python {platform.python_version()}, jax", end=" ")
     print(f"{jax.__version__}, equinox {eqx.__version__}, optax {optax.__version__}\n")
-    print(f"{table(rows, s)}\n\n{bar(rows)}\n\n{rates(rows, s)}")
+    print(f"{table(rows, s)}\n\n{bar(rows)}\n\n{against(rows)}\n\n{rates(rows)}")
     figure(rows, o.figure or folder / "shakespeare.png")
 
 

@@ -36,9 +36,10 @@ def figure(rows: Rows, made: Path) -> None:
             axis.plot(x[-1], y[-1], "o", color=COLORS[name], ms=5, label=name)
         end = np.mean([run["curve"][-1][3] for run in rows["large"]["runs"]])
         axis.axhline(end, color="black", lw=0.6)
+        axis.text(0, end, "large, at the end", va="bottom", fontsize=8)
         axis.set_ylim(end - 0.06, end + 0.6)
     axes[0].set(
-        xlabel="seconds of one core, with edits, without compiling",
+        xlabel="seconds of one core, without planning and compiling",
         ylabel="loss on a held-out play, nats per letter",
     )
     axes[1].set(xlabel="executed TFLOP")

@@ -94,14 +94,23 @@ def bar(rows: Rows) -> str:
     return "\n".join(told)
 
 
-def rates(rows: Rows, s: Settings) -> str:
+def against(rows: Rows) -> str:
+    """The loss of `grown` less that of others, paired by seed."""
+    told = [
+        f"- less that of {name}: {interval(of(rows['grown'], 'loss') - theirs, '+.3f')}"
+        for name, theirs in ((n, of(row, "loss")) for n, row in rows.items())
+        if "grown" in rows and name not in ("grown", "large")
+    ]
+    return "\n".join(["Loss of grown", *told])
+
+
+def rates(rows: Rows) -> str:
     """Losses on the tuning seeds, by learning rate."""
-    lines = ["| arm | " + " | ".join(f"{rate:g}" for rate in s.rates) + " |"]
-    lines.append("|---" * (1 + len(s.rates)) + "|")
+    tried = sorted({r["rate"] for row in rows.values() for r in row["tuning"]})
+    lines = ["| arm | " + " | ".join(f"{rate:g}" for rate in tried) + " |"]
+    lines.append("|---" * (1 + len(tried)) + "|")
     for name, row in rows.items():
-        means = [
-            np.mean([r["loss"] for r in row["tuning"] if r["rate"] == rate])
-            for rate in s.rates
-        ]
-        lines.append(f"| {name} | " + " | ".join(f"{m:.3f}" for m in means) + " |")
+        seen = [[r["loss"] for r in row["tuning"] if r["rate"] == t] for t in tried]
+        cells = [f"{np.mean(losses):.3f}" if losses else "" for losses in seen]
+        lines.append("| " + " | ".join([name, *cells]) + " |")
     return "\n".join(lines)

@@ -68,4 +68,5 @@ def _seconds(axis: Any, rows: Rows) -> None:
     axis.invert_yaxis()
     axis.set_xlim(0, 1.15 * left.max())
     axis.set(xlabel="seconds of one core (number: loss at the end)")
-    axis.legend(fontsize=8, frameon=False)
+    above = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0), "ncol": 4}
+    axis.legend(fontsize=8, frameon=False, **above)

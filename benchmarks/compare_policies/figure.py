@@ -25,7 +25,7 @@ def figure(path: Path, made: Path) -> None:
     mean = lambda key: [np.mean(rows[f"static {s}"][key]) for s in sizes]
     left.plot(np.array(mean("flops")) / 1e9, mean("test"), color="grey", lw=1)
     told = [p for p in POLICIES if f"{p} / equal" in rows]
-    marks, tints = "oD^vP*X<>hdp8", mpl.colormaps["tab20"](np.linspace(0, 1, 20))
+    marks, tints = "oD^vHP*X<>hdp8", mpl.colormaps["tab20"](np.linspace(0, 1, 20))
     tints = [tint for i, tint in enumerate(tints) if i not in (14, 15)]  # Greys.
     points = [(name, tints[i], marks[i], "") for i, name in enumerate(told)]
     _points(left, rows, points)

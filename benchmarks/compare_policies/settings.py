@@ -59,6 +59,10 @@ POLICIES: dict[str, tuple[int, Callable[[], gn.AbstractPolicy]]] = {
     "Tiny": (START, lambda: Tiny(**rules(batches=4))),
     "Splitting": (START, lambda: until_the_end(Splitting(**rules(batches=4)))),
     "Firefly": (START, lambda: until_the_end(Firefly(**rules(batches=4)))),
+    "Firefly, if it pays": (
+        START,
+        lambda: until_the_end(gn.if_it_pays(Firefly(**rules(batches=4)), batches=4)),
+    ),
     "North": (START, lambda: until_the_end(North(**rules(batches=4), gamma=0.75))),
     "ResidualFitting": (
         START,

@@ -84,6 +84,6 @@ def test_tables_and_a_figure(tmp_path):
 
 
 def test_steps_at_equal_time():
-    hand = {"seconds": 8.0, "first": 5.0, "per_step": 0.0025}
-    timed = {"hand": hand, seconds.EQUAL: {"seconds": 15.0}}
+    hand = {"cpu_seconds": 8.0, "first": 5.0, "per_step": 0.0025}
+    timed = {"hand": hand, seconds.EQUAL: {"cpu_seconds": 15.0}}
     assert seconds.steps({"timed": timed}) == 4_000

@@ -96,7 +96,7 @@ def timed(folder: Path) -> str:
     if not (folder / "seconds.json").exists():
         return "No seconds were measured."
     found: dict[str, Any] = load(folder, "seconds")["timed"]
-    head = "| run | seconds | of processor | without steps | ms per late step "
+    head = "| run | seconds | of processor | of it without steps | ms per late step "
     lines = [head + "| programs | units |", "|---" * 7 + "|"]
     for name in TIMED:
         row = found[name]

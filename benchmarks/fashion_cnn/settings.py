@@ -13,7 +13,7 @@ from ..compare_policies.replay import Replay
 from .task import Sizes
 
 
-STEPS, BATCH, EVERY = 1_200, 128, 100
+STEPS, BATCH, EVERY = 1_000, 128, 100
 RATES = (1e-3, 3e-3, 1e-2)
 """Of Adam with a cosine to 0; every arm tries each on the tuning seeds."""
 TUNING = (1_000, 1_001)
@@ -32,7 +32,7 @@ layer."""
 START = (2, 4, 8, 8)
 LARGE = (9, 18, 36, 48)
 """Where pruning begins: half as many again everywhere, 2.2 times the budget."""
-GROWN, ENDS = 800, 500
+GROWN, ENDS = 700, 500
 """Growth and pruning end at step `GROWN`; growth that is pruned after it at `ENDS`."""
 ADD, BATCHES = 4, 4
 """Units that are born in a width at a time; batches that the rules look at."""
@@ -118,7 +118,7 @@ ARMS: dict[str, Arm] = {
     "equal time": Arm(HAND, follows="grown", equal="seconds"),
     "static dense": Arm(SHAPES["dense"]),
     "static flat": Arm(SHAPES["flat"]),
-    "pruned": Arm(LARGE, lambda path: prunes(300, GROWN)),
+    "pruned": Arm(LARGE, lambda path: prunes(200, GROWN)),
     "grown, pruned": Arm(START, lambda path: grown_then_pruned()),
     "Firefly": Arm(START, lambda path: firefly()),
 }

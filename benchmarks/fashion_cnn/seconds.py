@@ -17,7 +17,7 @@ TIMED = {
     "grown": ("grown", ""),
     "grown, room for hand": ("grown", "hand"),
 }
-"""What is timed: an arm, and the room that `fit` is given; by default its own choice."""
+"""What is timed: an arm, and the room that `fit` is given (by default its own)."""
 EQUAL = "grown, room for hand"
 """Whose seconds the static network of equal time may take."""
 

@@ -1,5 +1,7 @@
 """The benchmark of the Fashion-MNIST CNN: what its numbers are made of."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -50,7 +52,7 @@ def test_growth_goes_where_a_parameter_is_worth_most_and_ends_at_the_budget():
         network((2, 3, 4, 5), jr.key(1)), loss, (x, y), optimizer=optax.adam(1e-3),
         policy=policy, steps=8 * settings.EVERY, key=jr.key(2), batch_size=4,
     )  # fmt: skip
-    sizes = tuple(fitted.sizes[name] for name in WIDTHS)
+    sizes: Any = tuple(fitted.sizes[name] for name in WIDTHS)
     births = np.subtract(sizes, (2, 3, 4, 5))
     assert 0.8 * 1_200 < params(sizes) <= 1_200
     assert births.max() >= 4 and len(set(births.tolist())) > 1

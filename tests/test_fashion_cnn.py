@@ -10,7 +10,7 @@ import optax
 import pytest
 
 import growthnet as gn
-from benchmarks.fashion_cnn import report, run, seconds, settings
+from benchmarks.fashion_cnn import report, run, settings
 from benchmarks.fashion_cnn.figure import by_layer, figure
 from benchmarks.fashion_cnn.task import loss, network, params, WIDTHS
 
@@ -45,9 +45,12 @@ def test_the_largest_singular_value():
 
 
 @pytest.mark.slow
-def test_growth_goes_where_a_parameter_is_worth_most_and_ends_at_the_budget():
+def test_growth_goes_where_a_parameter_is_worth_most_and_ends_at_the_budget(
+    monkeypatch,
+):
     x, y = jr.normal(jr.key(0), (64, 1, 28, 28)), jnp.arange(64) % 10
-    policy = settings.grows(1_200, 800)
+    monkeypatch.setattr(settings, "BUDGET", 1_200)
+    policy = settings.grows()
     fitted = gn.fit(
         network((2, 3, 4, 5), jr.key(1)), loss, (x, y), optimizer=optax.adam(1e-3),
         policy=policy, steps=8 * settings.EVERY, key=jr.key(2), batch_size=4,
@@ -83,9 +86,3 @@ def test_tables_and_a_figure(tmp_path):
     assert (tmp_path / "figure.png").stat().st_size > 10_000
     with pytest.raises(ValueError, match="no results of 'final'"):
         run.load(tmp_path, "final")
-
-
-def test_steps_at_equal_time():
-    hand = {"cpu_seconds": 8.0, "first": 5.0, "per_step": 0.0025}
-    timed = {"hand": hand, seconds.EQUAL: {"cpu_seconds": 15.0}}
-    assert seconds.steps({"timed": timed}) == 4_000

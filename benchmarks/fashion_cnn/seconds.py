@@ -13,13 +13,11 @@ from typing import Any
 
 
 TIMED = {
-    "hand": ("static hand", ""),
+    "static hand": ("static hand", ""),
     "grown": ("grown", ""),
     "grown, room for hand": ("grown", "hand"),
 }
 """What is timed: an arm, and the room that `fit` is given (by default its own)."""
-EQUAL = "grown, room for hand"
-"""Whose seconds the static network of equal time may take."""
 
 
 def measured(folder: Path) -> dict[str, Any]:
@@ -37,14 +35,6 @@ def measured(folder: Path) -> dict[str, Any]:
         found[name] = json.loads(told.stdout.splitlines()[-1])
         print(f"{name}: {found[name]}", flush=True)
     return {"timed": found}
-
-
-def steps(row: dict[str, Any]) -> int:
-    """How many steps of the hand-chosen network the processor seconds of `EQUAL` pay
-    for, after its own compilation."""
-    hand, other = row["timed"]["hand"], row["timed"][EQUAL]
-    left = other["cpu_seconds"] - hand["first"]
-    return max(1, round(left / hand["per_step"]))
 
 
 def _timed(name: str, room: str, rate: float) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import optax
 import pytest
 
 import growthnet as gn
-from benchmarks.fashion_cnn import report, run, settings
+from benchmarks.fashion_cnn import arms, report, run, settings
 from benchmarks.fashion_cnn.figure import by_layer, figure
 from benchmarks.fashion_cnn.task import loss, network, params, WIDTHS
 
@@ -61,6 +61,15 @@ def test_growth_goes_where_a_parameter_is_worth_most_and_ends_at_the_budget(
     assert births.max() >= 4 and len(set(births.tolist())) > 1
 
 
+@pytest.mark.slow
+def test_operations_are_counted_beyond_the_budget_too():
+    """The capacity of a run may have more parameters than its units."""
+    sizes, arm = (4, 4, 8, 8), settings.ARMS["grown"]
+    costs = [arms.executed(arm, settings.START, 100, np.array([sizes]))]
+    room = arms._costs(arm, (64, 64, 64, 64))
+    assert 100 * arms.per_step(settings.START) < costs[0] < 100 * room[0]
+
+
 def row(error, sizes, flops):
     return {
         "rate": 1e-3, "steps": [10, 10], "final": [sizes, sizes], "flops": [flops] * 2,
@@ -71,9 +80,9 @@ def row(error, sizes, flops):
 
 
 def test_tables_and_a_figure(tmp_path):
-    arms = {**{f"static {n}": shape for n, shape in settings.SHAPES.items()}}
-    arms |= {"grown": (9, 9, 9, 9), "open": (9, 9, 9, 9)}
-    for i, (name, sizes) in enumerate(arms.items()):
+    made = {**{f"static {n}": shape for n, shape in settings.SHAPES.items()}}
+    made |= {"grown": (9, 9, 9, 9), "open": (9, 9, 9, 9)}
+    for i, (name, sizes) in enumerate(made.items()):
         text = run.json.dumps(row(10 + i, list(sizes), 1e11 * (i + 1)))
         (tmp_path / f"{name}.json").write_text(text)
     rows = report.gathered(tmp_path)

@@ -64,8 +64,9 @@ def counted(
     valid: Any,
     batch_size: int,
     rounds: int = 1,
+    capacity: Sizes | None = None,
 ) -> Costs:
-    """With Adam, at the sizes of a network, which are the capacities; `rounds` is how
+    """With Adam, at a capacity, by default the sizes of the network; `rounds` is how
     often the loops of the policy's turn go round. What `train` and `valid` hold doesn't
     matter."""
     stream = ArrayData.of(train, batch_size)
@@ -73,9 +74,10 @@ def counted(
     look = Look.at(loss, stream, held_out)
     optimizer = optax.adam(1e-3)
     anatomy = gn.trace(net, train[0][0])
-    capacity = {name: width.size for name, width in anatomy.widths.items()}
-    grower_of(policy, optimizer, capacity, "*", None, held_out, look)
-    grower = gn.Grower(policy, optimizer, capacity=capacity)
+    sizes = {name: width.size for name, width in anatomy.widths.items()}
+    room = dict(zip(sizes, capacity or sizes.values(), strict=True))
+    grower_of(policy, optimizer, room, "*", None, held_out, look)
+    grower = gn.Grower(policy, optimizer, capacity=room)
     grower.look = look
     growing, state = grower.init(net, anatomy, key=jr.key(0))
     ticker = Ticker(grower, loss)

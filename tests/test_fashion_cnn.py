@@ -1,5 +1,7 @@
 """The benchmark of the Fashion-MNIST CNN: what its numbers are made of."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -8,7 +10,7 @@ import optax
 import pytest
 
 import growthnet as gn
-from benchmarks.fashion_cnn import report, run, seconds, settings
+from benchmarks.fashion_cnn import arms, report, run, settings
 from benchmarks.fashion_cnn.figure import by_layer, figure
 from benchmarks.fashion_cnn.task import loss, network, params, WIDTHS
 
@@ -43,17 +45,29 @@ def test_the_largest_singular_value():
 
 
 @pytest.mark.slow
-def test_growth_goes_where_a_parameter_is_worth_most_and_ends_at_the_budget():
+def test_growth_goes_where_a_parameter_is_worth_most_and_ends_at_the_budget(
+    monkeypatch,
+):
     x, y = jr.normal(jr.key(0), (64, 1, 28, 28)), jnp.arange(64) % 10
-    policy = settings.grows(1_200, 800)
+    monkeypatch.setattr(settings, "BUDGET", 1_200)
+    policy = settings.grows()
     fitted = gn.fit(
         network((2, 3, 4, 5), jr.key(1)), loss, (x, y), optimizer=optax.adam(1e-3),
         policy=policy, steps=8 * settings.EVERY, key=jr.key(2), batch_size=4,
     )  # fmt: skip
-    sizes = tuple(fitted.sizes[name] for name in WIDTHS)
+    sizes: Any = tuple(fitted.sizes[name] for name in WIDTHS)
     births = np.subtract(sizes, (2, 3, 4, 5))
     assert 0.8 * 1_200 < params(sizes) <= 1_200
     assert births.max() >= 4 and len(set(births.tolist())) > 1
+
+
+@pytest.mark.slow
+def test_operations_are_counted_beyond_the_budget_too():
+    """The capacity of a run may have more parameters than its units."""
+    sizes, arm = (4, 4, 8, 8), settings.ARMS["grown"]
+    costs = [arms.executed(arm, settings.START, 100, np.array([sizes]))]
+    room = arms._costs(arm, (64, 64, 64, 64))
+    assert 100 * arms.per_step(settings.START) < costs[0] < 100 * room[0]
 
 
 def row(error, sizes, flops):
@@ -66,9 +80,9 @@ def row(error, sizes, flops):
 
 
 def test_tables_and_a_figure(tmp_path):
-    arms = {**{f"static {n}": shape for n, shape in settings.SHAPES.items()}}
-    arms |= {"grown": (9, 9, 9, 9), "open": (9, 9, 9, 9)}
-    for i, (name, sizes) in enumerate(arms.items()):
+    made = {**{f"static {n}": shape for n, shape in settings.SHAPES.items()}}
+    made |= {"grown": (9, 9, 9, 9), "open": (9, 9, 9, 9)}
+    for i, (name, sizes) in enumerate(made.items()):
         text = run.json.dumps(row(10 + i, list(sizes), 1e11 * (i + 1)))
         (tmp_path / f"{name}.json").write_text(text)
     rows = report.gathered(tmp_path)
@@ -81,9 +95,3 @@ def test_tables_and_a_figure(tmp_path):
     assert (tmp_path / "figure.png").stat().st_size > 10_000
     with pytest.raises(ValueError, match="no results of 'final'"):
         run.load(tmp_path, "final")
-
-
-def test_steps_at_equal_time():
-    hand = {"seconds": 8.0, "first": 5.0, "per_step": 0.0025}
-    timed = {"hand": hand, seconds.EQUAL: {"seconds": 15.0}}
-    assert seconds.steps({"timed": timed}) == 4_000

@@ -90,6 +90,8 @@ def test_growth_is_exact_and_moments_follow(made):
     windows = jr.randint(keys[1], (4, LENGTH + 1), 0, 7)
     adam: Any = optax.scale_by_adam()
     grads = eqx.filter_jit(eqx.filter_grad(loss))(net, windows)
+    state: Any
+    moved: Any
     _, state = adam.update(grads, adam.init(params(net)))
     larger, moved = train.grown(net, state, edits, adam, keys[2])
     assert len(larger.blocks) == 2

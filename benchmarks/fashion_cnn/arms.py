@@ -12,7 +12,7 @@ import optax
 import growthnet as gn
 
 from ..executed import along, Costs, counted
-from .settings import Arm, BATCH, BATCHES, EVERY, ROOM, STEPS
+from .settings import Arm, BATCH, EVERY, ROOM, START, STEPS
 from .task import learnt, loss, measured, network, Sizes, unseen, WIDTHS
 
 
@@ -78,11 +78,13 @@ def _numbers(pair: Any) -> tuple[float, float]:
 
 
 @ft.cache
-def _costs(arm: Arm, sizes: Sizes) -> Costs:
+def _costs(arm: Arm, room: Sizes) -> Costs:
     policy = arm.policy(np.zeros((STEPS // EVERY, 4), int))
     some = jnp.zeros((BATCH, 1, 28, 28)), jnp.zeros(BATCH, int)
-    net = network(sizes, jr.key(0))
-    return counted(policy, net, loss, some, None, BATCH, BATCHES)
+    begins = room if _static(arm) else START  # A budget refuses to begin beyond itself.
+    first, second, third, dense = map(min, zip(room, begins, strict=True))
+    net = network((first, second, third, dense), jr.key(0))
+    return counted(policy, net, loss, some, None, BATCH, capacity=room)
 
 
 def executed(arm: Arm, start: Sizes, steps: int, path: np.ndarray) -> float:

@@ -17,10 +17,7 @@ MARKS = {
     "open": ("C1", "v"),
     "final": ("C0", "D"),
     "equal FLOPs": ("C0", "P"),
-    "equal time": ("C2", "X"),
     "pruned": ("C4", "^"),
-    "grown, pruned": ("C6", "<"),
-    "Firefly": ("C5", "*"),
 }
 LAYERS = ("convolution 1", "convolution 2", "convolution 3", "dense", "output")
 
@@ -64,7 +61,6 @@ def _in(axis: Any, x: float) -> bool:
 def _parts(axis: Any, rows: dict[str, Any]) -> None:
     """Parameters by layer, means over seeds; sizes beside them."""
     rows = {n: r for n, r in rows.items() if n not in ("final", "open", "equal FLOPs")}
-    rows.pop("equal time", None)
     for i, (_name, row) in enumerate(rows.items()):
         parts = np.mean([by_layer(tuple(sizes)) for sizes in row["final"]], axis=0)
         start = 0.0

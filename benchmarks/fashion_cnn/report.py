@@ -72,7 +72,7 @@ def _line(rows: Rows, name: str, row: Row) -> str:
 
 def pairs(rows: Rows) -> str:
     """The grown network less its own controls."""
-    others = ("open", "final", "equal FLOPs", "equal time", "static hand", SWEEP)
+    others = ("open", "final", "equal FLOPs", "static hand", SWEEP, "pruned")
     lines = ["| grown less | test error, points | test loss |", "|---|---|---|"]
     for other in others:
         if other in rows and "grown" in rows:
@@ -85,7 +85,7 @@ def pairs(rows: Rows) -> str:
 def sizes(rows: Rows) -> str:
     """Final sizes by seed, of those arms that choose them."""
     lines = ["| arm | by seed |", "|---|---|"]
-    for name in ("grown", "Firefly", "pruned", "grown, pruned"):
+    for name in ("grown", "pruned"):
         if name in rows:
             every = "; ".join(" ".join(map(str, s)) for s in rows[name]["final"])
             lines.append(f"| {name} | {every} |")
@@ -96,7 +96,7 @@ def timed(folder: Path) -> str:
     if not (folder / "seconds.json").exists():
         return "No seconds were measured."
     found: dict[str, Any] = load(folder, "seconds")["timed"]
-    head = "| run | seconds | of processor | without steps | ms per late step "
+    head = "| run | seconds | of processor | of it without steps | ms per late step "
     lines = [head + "| programs | units |", "|---" * 7 + "|"]
     for name in TIMED:
         row = found[name]

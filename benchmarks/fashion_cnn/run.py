@@ -39,10 +39,10 @@ def run(folder: Path, only: str, parts: list[str]) -> None:
 def arms(folder: Path) -> Iterator[tuple[str, Callable[[], Row]]]:
     """In an order in which each has what it needs."""
     for name, arm in ARMS.items():
-        if arm.equal == "seconds":
-            yield "seconds", lambda: seconds.measured(folder)
         yield f"tuning {name}", lambda a=arm: tuned(a, folder)
         yield name, lambda n=name, a=arm: evaluated(n, a, folder)
+        if arm.equal:
+            yield "seconds", lambda: seconds.measured(folder)
 
 
 def load(folder: Path, name: str) -> Row:
@@ -56,7 +56,7 @@ def load(folder: Path, name: str) -> Row:
 def tuned(arm: Arm, folder: Path) -> Row:
     """The rate with the least mean held-out loss, and the sizes that it led to."""
     known = load(folder, f"tuning {arm.follows}") if arm.follows else None
-    seen = {rate: runs(arm, rate, TUNING, known, folder) for rate in RATES}
+    seen = {rate: runs(arm, rate, TUNING, known) for rate in RATES}
     tries = {rate: _mean(some) for rate, some in seen.items()}
     rate = min(RATES, key=lambda r: tries[r])
     return {"rate": rate, "tries": tries, **_costs(arm, seen[rate])}
@@ -66,7 +66,7 @@ def evaluated(name: str, arm: Arm, folder: Path) -> Row:
     """The evaluation seeds at that rate; the only place that looks at test data."""
     rate = load(folder, f"tuning {name}")["rate"]
     known = load(folder, arm.follows) if arm.follows else None
-    some = runs(arm, rate, SEEDS, known, folder)
+    some = runs(arm, rate, SEEDS, known)
     tests = [seen.test for _, _, seen in some]
     told = {"test_loss": [t[0] for t in tests], "test": [t[1] for t in tests]}
     return {"rate": rate, **told, **_costs(arm, some)}
@@ -75,9 +75,7 @@ def evaluated(name: str, arm: Arm, folder: Path) -> Row:
 Made = tuple[Sizes, int, Seen]
 
 
-def runs(
-    arm: Arm, rate: float, seeds: Any, known: Row | None, folder: Path
-) -> list[Made]:
+def runs(arm: Arm, rate: float, seeds: Any, known: Row | None) -> list[Made]:
     """First sizes, steps and what was seen, by seed; `known` is of the arm that is
     followed, for the same seeds."""
     made = []
@@ -86,14 +84,10 @@ def runs(
         start, steps = arm.start, STEPS
         if start is None:
             assert path is not None
-            start = tuple(path[-1].tolist())
-        if arm.equal == "flops":
+            start, path = tuple(path[-1].tolist()), None
+        if arm.equal:
             assert known is not None
             steps = round(known["flops"][i] / per_step(start))
-        elif arm.equal == "seconds":
-            steps = seconds.steps(load(folder, "seconds"))
-        if arm.start is None or arm.equal:
-            path = None
         made.append((start, steps, run_once(arm, start, steps, rate, seed, path)))
     return made
 

@@ -1,4 +1,4 @@
-"""Wall time of one run of some arms by `fit`, each in a process of its own.
+"""Seconds of one run of some arms by `fit`, each in a process of its own.
 
 Compilation is in it, the import of libraries and the reading of data aren't.
 """
@@ -13,16 +13,11 @@ from typing import Any
 
 
 TIMED = {
-    "hand": ("static hand", "by itself"),
-    "grown": ("grown", "by itself"),
+    "static hand": ("static hand", ""),
+    "grown": ("grown", ""),
     "grown, room for hand": ("grown", "hand"),
-    "grown, powers of two": ("grown", "least"),
-    "Firefly": ("Firefly", "hand"),
-    "pruned": ("pruned", "by itself"),
 }
-"""What is timed: an arm, and how much room `fit` is given."""
-EQUAL = "grown, room for hand"
-"""Whose seconds the static network of equal time may take."""
+"""What is timed: an arm, and the room that `fit` is given (by default its own)."""
 
 
 def measured(folder: Path) -> dict[str, Any]:
@@ -42,17 +37,8 @@ def measured(folder: Path) -> dict[str, Any]:
     return {"timed": found}
 
 
-def steps(row: dict[str, Any]) -> int:
-    """How many steps of the hand-chosen network the seconds of `EQUAL` pay for, after
-    its own compilation."""
-    hand, other = row["timed"]["hand"], row["timed"][EQUAL]
-    left = other["seconds"] - hand["first"]
-    return max(1, round(left / hand["per_step"]))
-
-
 def _timed(name: str, room: str, rate: float) -> dict[str, Any]:
     import jax.random as jr
-    import numpy as np
     import optax
 
     import growthnet as gn
@@ -61,8 +47,8 @@ def _timed(name: str, room: str, rate: float) -> dict[str, Any]:
     from .task import learnt, loss, network, WIDTHS
 
     arm, (train, _) = ARMS[name], learnt()
-    capacity = dict(zip(WIDTHS, HAND, strict=True)) if room == "hand" else None
     assert arm.start is not None
+    marks: list[tuple[int, float]] = []
     began, cpu = time.perf_counter(), time.process_time()
     first, rest = jr.split(jr.key(SEEDS[0]))
     run = gn.fit(
@@ -74,20 +60,19 @@ def _timed(name: str, room: str, rate: float) -> dict[str, Any]:
         steps=STEPS,
         key=rest,
         batch_size=BATCH,
-        capacity=capacity,
-        buckets=gn.Buckets() if room == "least" else None,
+        capacity=dict(zip(WIDTHS, HAND, strict=True)) if room else None,
+        chunk=1,
+        callback=lambda tick: marks.append((tick["step"], time.process_time())),
     )
     total, spent = time.perf_counter() - began, time.process_time() - cpu
-    ticks = run.history.ticks
-    late = [t for t in ticks if t.step > STEPS // 2]
-    each = (late[-1].seconds - late[0].seconds) / (late[-1].step - late[0].step)
-    per_step = float(np.round(each, 6))
+    late = [mark for mark in marks if mark[0] >= STEPS // 2]
+    per_step = (late[-1][1] - late[0][1]) / (late[-1][0] - late[0][0])
     return {
         "seconds": total,
         "cpu_seconds": spent,
         "per_step": per_step,
-        "first": total - STEPS * per_step,
-        "programs": ticks[-1].traces,
+        "first": spent - STEPS * per_step,
+        "programs": run.history.ticks[-1].traces,
         "sizes": [run.sizes[name] for name in WIDTHS],
     }
 

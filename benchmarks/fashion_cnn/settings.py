@@ -7,14 +7,14 @@ from typing import Any
 import jax.numpy as jnp
 
 import growthnet as gn
-from growthnet_policies import Firefly, GradMax, Pruning
+from growthnet_policies import GradMax, Pruning
 
 from ..compare_policies.replay import Replay
 from .task import Sizes
 
 
-STEPS, BATCH, EVERY = 1_200, 128, 100
-RATES = (1e-3, 3e-3, 1e-2)
+STEPS, BATCH, EVERY = 1_000, 128, 100
+RATES = (3e-3, 1e-2, 3e-2)
 """Of Adam with a cosine to 0; every arm tries each on the tuning seeds."""
 TUNING = (1_000, 1_001)
 SEEDS = (0, 1, 2, 3, 4)
@@ -30,12 +30,12 @@ SHAPES: dict[str, Sizes] = {
 """Other proportions of the same budget: as many channels everywhere; a larger dense
 layer."""
 START = (2, 4, 8, 8)
-LARGE = (9, 18, 36, 48)
-"""Where pruning begins: half as many again everywhere, 2.2 times the budget."""
-GROWN, ENDS = 800, 500
-"""Growth and pruning end at step `GROWN`; growth that is pruned after it at `ENDS`."""
-ADD, BATCHES = 4, 4
-"""Units that are born in a width at a time; batches that the rules look at."""
+LARGE = (8, 16, 32, 48)
+"""Where pruning begins: half as many again in the larger widths; 31,002 parameters."""
+GROWN = 700
+"""The step at which growth and pruning end."""
+ADD = 4
+"""Units that are born in a width at a time."""
 ROOM = (24, 24, 36, 48)
 """The most that a growing run may open in a width."""
 
@@ -45,17 +45,11 @@ def worth(evidence: gn.Evidence, key: Any) -> dict[str, Any]:
     parameter, by `GradMax`'s measure."""
     del key
 
-    def moments(evidence: gn.Evidence) -> dict[str, Any]:
-        found = {}
-        for name, units in evidence.units.items():
-            (producer,), (consumer,) = units.producers, units.consumers
-            found[name] = producer.inputs.T @ consumer.cotangents
-        return found
-
     arrays = evidence.anatomy.check(evidence.network, "the network")
     now, gains = evidence.anatomy.params(evidence.sizes), {}
-    for name, moment in evidence.average(moments, BATCHES).items():
-        (consumer,) = evidence.units[name].consumers
+    for name, units in evidence.units.items():
+        (producer,), (consumer,) = units.producers, units.consumers
+        moment = producer.inputs.T @ consumer.cotangents
         norms = jnp.linalg.norm(consumer.rows(arrays[consumer.path]), axis=1)
         loud = jnp.mean(norms, where=evidence.open[name])
         more = evidence.sizes | {name: evidence.sizes[name] + 1}
@@ -73,52 +67,39 @@ def _largest(matrix: Any) -> Any:
     return jnp.sqrt(jnp.linalg.norm(towards))
 
 
-def grows(budget: int, until: int, add: int = ADD) -> gn.AbstractPolicy:
-    rule = GradMax(add, every=EVERY, batches=BATCHES)
-    needs = {"network", "producer_inputs", "output_cotangents", "average"}
+def grows() -> gn.AbstractPolicy:
+    rule = GradMax(ADD, every=EVERY)
+    needs = {"network", "producer_inputs", "output_cotangents"}
     where = gn.provided(rule, worth, needs=needs)
-    return gn.within_budget(gn.during(where, 0, until + 1), params=budget)
+    return gn.within_budget(gn.during(where, 0, GROWN + 1), params=BUDGET)
 
 
-def firefly() -> gn.AbstractPolicy:
-    rule = Firefly(8, every=EVERY)
-    return gn.within_budget(gn.during(rule, 0, GROWN + 1), params=BUDGET)
-
-
-def prunes(start: int, end: int | None) -> gn.AbstractPolicy:
+def prunes() -> gn.AbstractPolicy:
     return Pruning(
-        "taylor", params=BUDGET, scope="global", start=start, end=end, every=EVERY,
-        batches=BATCHES,
-    )  # fmt: skip
-
-
-def grown_then_pruned() -> gn.AbstractPolicy:
-    return gn.chain(grows(3 * BUDGET // 2, ENDS - 1, 2 * ADD), prunes(ENDS, None))
+        "taylor", params=BUDGET, scope="global", start=200, end=GROWN, every=EVERY
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class Arm:
     """- `start`: its first sizes; none where they are those that `follows` ended with.
     - `policy`: of a path of sizes, `[ticks, widths]`.
-    - `follows`: the arm whose sizes it takes; `equal`: at whose FLOPs or seconds.
+    - `follows`: the arm whose sizes it takes; `equal`: at whose FLOPs, too.
     """
 
     start: Sizes | None
     policy: Callable[[Any], gn.AbstractPolicy] = lambda path: gn.NoGrowth(EVERY)
     follows: str = ""
-    equal: str = ""
+    equal: bool = False
 
 
 ARMS: dict[str, Arm] = {
     "static hand": Arm(SHAPES["hand"]),
-    "grown": Arm(START, lambda path: grows(BUDGET, GROWN)),
+    "grown": Arm(START, lambda path: grows()),
     "open": Arm(START, lambda path: Replay(path, EVERY), "grown"),
     "final": Arm(None, follows="grown"),
-    "equal FLOPs": Arm(None, follows="grown", equal="flops"),
-    "equal time": Arm(HAND, follows="grown", equal="seconds"),
+    "equal FLOPs": Arm(None, follows="grown", equal=True),
+    "pruned": Arm(LARGE, lambda path: prunes()),
     "static dense": Arm(SHAPES["dense"]),
     "static flat": Arm(SHAPES["flat"]),
-    "pruned": Arm(LARGE, lambda path: prunes(300, GROWN)),
-    "grown, pruned": Arm(START, lambda path: grown_then_pruned()),
-    "Firefly": Arm(START, lambda path: firefly()),
 }

@@ -18,7 +18,12 @@ SHOWN = {
     "static": "k",
     "small": "grey",
 }
-MARKS = {"no replay": "v", "replay": "o", "all kept": "s"}
+MARKS = {
+    "no replay": "x",
+    "no replay, new outputs": "v",
+    "replay": "o",
+    "all kept": "s",
+}
 
 
 def figure(rows: dict[str, Any], path: Path) -> None:
@@ -29,15 +34,20 @@ def figure(rows: dict[str, Any], path: Path) -> None:
 
     fig, axes = plt.subplots(1, 3, figsize=(13, 4.2), layout="constrained")
     seen = PER_PHASE * np.arange(1, PHASES + 1)
-    titles = ("no replay", "replay")
-    for axis, memory in zip(axes, titles, strict=False):
+    lows = {"no replay, new outputs": 15, "replay": 60}
+    for axis, (memory, low) in zip(axes, lows.items(), strict=False):
         for arm, color in {**SHOWN, "retrained": "C3"}.items():
             row = rows.get(arm if arm == "retrained" else f"{arm} / {memory}")
             if row is not None:
                 means = 100 * by_phase(row).mean(axis=0)
                 style = "--" if arm in ("static", "small", "retrained") else "-"
                 axis.plot(seen, means, style, color=color, label=arm)
-        axis.set(xlabel="classes seen", title=memory, xticks=seen, ylim=(0, 101))
+        axis.set(xlabel="classes seen", title=memory, xticks=seen, ylim=(low, 100))
+    plain = rows.get("static / no replay")
+    if plain is not None:
+        means = 100 * by_phase(plain).mean(axis=0)
+        label = "static, softmax over all outputs"
+        axes[0].plot(seen, means, "k:", label=label)
     axes[0].set(ylabel="accuracy over all classes seen, percent")
     axes[0].legend(frameon=False, fontsize=8, loc="lower left")
     _costs(axes[2], rows)
@@ -59,4 +69,7 @@ def _costs(axis: Any, rows: dict[str, Any]) -> None:
     for memory, mark in {**MARKS, "retrained": "*"}.items():
         axis.plot([], [], mark, color="grey", label=memory)
     axis.set(xlabel="GFLOP executed", title="final accuracy and its cost", xscale="log")
-    axis.legend(frameon=False, fontsize=8)
+    ticks = [3, 10, 30, 60]
+    axis.set_xticks(ticks, [str(tick) for tick in ticks])
+    axis.minorticks_off()
+    axis.legend(frameon=False, fontsize=8, loc="center right")

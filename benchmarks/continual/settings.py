@@ -65,7 +65,7 @@ _KINDS = {
 }
 _FEW = ("random", "random, old units rest", "static", "static, equal FLOPs", "small")
 SETTINGS = {
-    "no replay": (0, False, tuple(_KINDS)),
+    "no replay": (0, False, _FEW),
     "no replay, new outputs": (0, True, _FEW),
     "replay": (KEPT, False, tuple(_KINDS)),
     "all kept": (TRAIN, False, ("random", "static", "static, equal FLOPs")),

@@ -37,7 +37,7 @@ def test_measures_and_figure(tmp_path):
     assert report.forgotten(row) == pytest.approx(0.25)
     rows = dict.fromkeys(ARMS, row)
     lines = report.table(rows, "replay").splitlines()
-    assert len(lines) == 2 + 10 and "+0.00 (+0.00, +0.00)" in lines[2]
+    assert len(lines) == 2 + 11 and "+0.00 (+0.00, +0.00)" in lines[2]
     figure(rows, tmp_path / "continual.png")
     assert (tmp_path / "continual.png").stat().st_size > 10_000
 

@@ -50,6 +50,7 @@ def figure(rows: dict[str, Any], path: Path) -> None:
         axes[0].plot(seen, means, "k:", label=label)
     axes[0].set(ylabel="accuracy over all classes seen, percent")
     axes[0].legend(frameon=False, fontsize=8, loc="lower left")
+    axes[1].legend(frameon=False, fontsize=8, loc="lower left")
     _costs(axes[2], rows)
     fig.savefig(path, dpi=110)
 
@@ -57,19 +58,23 @@ def figure(rows: dict[str, Any], path: Path) -> None:
 def _costs(axis: Any, rows: dict[str, Any]) -> None:
     for name, row in rows.items():
         arm, _, memory = name.partition(" / ")
-        color = SHOWN.get(arm, "C3" if arm == "retrained" else "")
+        hollow = arm in ("static, equal FLOPs", "static, 36 units")
+        color = SHOWN.get(arm, "k" if hollow else "")
+        color = "C3" if arm == "retrained" else color
         if color:
             mark = MARKS.get(memory, "*")
             values = 100 * final(row)
             low, high = bounds(values)
             error = [[values.mean() - low], [high - values.mean()]]
             axis.errorbar(
-                row["flops"] / 1e9, values.mean(), yerr=error, fmt=mark, color=color
-            )
+                row["flops"] / 1e9, values.mean(), yerr=error, fmt=mark, color=color,
+                mfc="none" if hollow else color,
+            )  # fmt: skip
     for memory, mark in {**MARKS, "retrained": "*"}.items():
         axis.plot([], [], mark, color="grey", label=memory)
+    axis.plot([], [], "ko", mfc="none", label="static, as many FLOPs as grown")
     axis.set(xlabel="GFLOP executed", title="final accuracy and its cost", xscale="log")
     ticks = [3, 10, 30, 60]
     axis.set_xticks(ticks, [str(tick) for tick in ticks])
     axis.minorticks_off()
-    axis.legend(frameon=False, fontsize=8, loc="center right")
+    axis.legend(frameon=False, fontsize=8, loc="center right", bbox_to_anchor=(1, 0.56))

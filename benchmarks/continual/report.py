@@ -36,15 +36,15 @@ def learned(row: Row) -> np.ndarray:
     return np.mean(parts, axis=0)
 
 
-CONTROLS = ("static", "static, equal FLOPs", "random")
+CONTROLS = ("static", "static, equal FLOPs", "static, 36 units", "random")
 
 
 def table(rows: dict[str, Row], memory: str) -> str:
     """The arms with one memory, in percent and points; `retrained` in every table."""
     lines = [
         "| arm | rate | final | mean over phases | forgotten | new classes | - static |"
-        " - equal FLOPs | - random | - retrained | GFLOP |",
-        "|---" * 11 + "|",
+        " - equal FLOPs | - 36 units | - random | - retrained | GFLOP |",
+        "|---" * 12 + "|",
     ]
     shown = {n: r for n, r in rows.items() if n.endswith(f" / {memory}")}
     shown |= {"retrained": rows["retrained"]} if "retrained" in rows else {}

@@ -60,15 +60,17 @@ _KINDS = {
     "SENN": Arm("SENN"),
     "static": Arm(widths=FINAL),
     "static, equal FLOPs": Arm(widths=FINAL, steps=EQUAL),
+    "static, 36 units": Arm(widths=(36,) * PHASES),
     "static, all outputs": Arm(widths=FINAL, masked=False),
     "small": Arm(widths=FIRST),
 }
 _FEW = ("random", "random, old units rest", "static", "static, equal FLOPs", "small")
+_SHARED = ("random", "static", "static, equal FLOPs", "static, 36 units")
 SETTINGS = {
     "no replay": (0, False, _FEW),
     "no replay, new outputs": (0, True, _FEW),
     "replay": (KEPT, False, tuple(_KINDS)),
-    "all kept": (TRAIN, False, ("random", "static", "static, equal FLOPs")),
+    "all kept": (TRAIN, False, _SHARED),
 }
 ARMS = {
     f"{kind} / {setting}": _KINDS[kind].under(kept, local)

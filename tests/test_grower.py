@@ -287,3 +287,26 @@ def test_what_a_policy_keeps_has_one_form(form, text):
         grower.init(mlp(), gn.trace(mlp(), X[0]), key=jr.key(0))
     with pytest.raises(ValueError, match="has no init and update"):
         gn.Grower(gn.NoGrowth(), optax.adam)  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    "rows, width, text",
+    [
+        (7, "layers[0]", r"Rows.init: .* the shape \(7,\); .* each of the 4 units"),
+        (
+            3,
+            "layers[9]",
+            r"PerUnit of .layers\[9\].; the widths of this run",
+        ),
+    ],
+)
+def test_rows_that_are_not_those_of_a_width_are_refused(rows, width, text):
+    class Rows(Needy):
+        def init(self, anatomy, *, key):
+            return None, gn.PerUnit(jnp.zeros(rows), width)
+
+    net = mlp()
+    grower = gn.Grower(Rows(needs=frozenset()), optax.sgd(0.1))
+    with pytest.raises(ValueError, match=text):
+        grower.init(net, gn.trace(net, X[0]), key=jr.key(0))

@@ -1,5 +1,6 @@
 """The conformance kit: our policies pass, and every check catches a broken one."""
 
+import pathlib
 import re
 
 import equinox as eqx
@@ -29,6 +30,9 @@ from growthnet_policies import (
     Tiny,
     VarianceTransfer,
 )
+
+
+PAGE = pathlib.Path(__file__).parent.parent / "docs" / "own_policy.md"
 
 
 class Steady(gn.AbstractPolicy):
@@ -143,6 +147,26 @@ class Outside(Steady):
         return jax.pure_callback(one, jax.ShapeDtypeStruct((), jnp.int32), words)
 
 
+class Misspelt(gn.AbstractPolicy):
+    """Does nothing, since nobody calls `steps`."""
+
+    every: int = eqx.field(static=True, default=3)
+    needs: frozenset[str] = eqx.field(static=True, default=frozenset())
+    optimizer: None = None
+
+    def steps(self, trainable, memory, evidence, *, key):
+        raise NotImplementedError
+
+
+class Patient(Steady):
+    """Decides nothing while anyone looks."""
+
+    def step(self, trainable, memory, evidence, *, key):
+        late = jnp.where(evidence.step > 1_000, 1, 0)
+        changes = {n: gn.Change(m, late) for n, m in evidence.open.items()}
+        return gn.Decision(changes), trainable, memory, {}
+
+
 BROKEN = {
     "declares": (Eager(), "needs the evidence gradient; known kinds are loss, valid_"),
     "is_a_value": (
@@ -153,6 +177,7 @@ BROKEN = {
     "gates_are_gates": (Loud(), r"gates of 'layers\[0\]' are .*1\.5.*they are in \[0"),
     "penalty_is_a_number": (Vague(), r"the penalty has the shape \(3,\)"),
     "trains": (Ruinous(), "hold NaN or infinity"),
+    "decides": (Misspelt(), "has none of step, gates, penalty, rates; is a name missp"),
     "repeats": (Forgetful(), "two runs with one key differ: step 3 has loss"),
     "chunks_agree": (Counting(), "single ticks and one chunk of ticks differ: step"),
     "ignores_capacity": (Roomy(), "mask closed units out of scores"),
@@ -189,6 +214,25 @@ def test_a_policy_that_does_as_it_should_passes():
         "preserves": "skipped"
     }
     assert found["preserves"].text == "it doesn't promise to (`preserves` isn't True)"
+
+
+def test_a_policy_that_decided_nothing_is_told_so():
+    (check,) = [c for c in policy_checks(Patient()) if c.name == "decides"]
+    result = outcome(check)
+    assert result.status == "skipped"
+    assert "nothing in 3 decisions" in result.text
+
+
+def test_the_page_on_policies_of_ones_own_is_true(capsys):
+    text = PAGE.read_text("utf-8")
+    policy, run, check = re.findall(r"```python\n(.*?)```", text, re.S)
+    scope = {}
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        exec(policy, scope)
+        exec(run, scope)
+    assert scope["run"].sizes["layers[0]"] > 4
+    assert "layers[0]" in capsys.readouterr().out
+    exec(check, scope)
 
 
 def test_failures_are_raised_or_expected():

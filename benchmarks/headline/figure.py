@@ -103,5 +103,5 @@ def _seconds(axis: Any, results: Any) -> None:
         axis.text(max(wall, processor), i, told, va="center", fontsize=7)
     axis.set_yticks(range(len(names)), names, fontsize=8)
     axis.invert_yaxis()
-    axis.margins(x=0.35)
+    axis.margins(x=0.45)
     axis.set_xlabel("wall seconds with compiling; tick: processor; hatched: misses")

@@ -100,7 +100,8 @@ class Grower:
         if not isinstance(policy, AbstractPolicy):
             raise ValueError(
                 f"policy={policy!r} isn't a policy; give an instance of a subclass of "
-                "growthnet.AbstractPolicy"
+                "growthnet.AbstractPolicy (`growthnet.load_policy` finds installed "
+                "ones by name)"
             )
         if not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
             raise ValueError(

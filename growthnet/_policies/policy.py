@@ -176,6 +176,26 @@ def never_decides(policy: AbstractPolicy) -> bool:
     return type(policy).step is AbstractPolicy.step
 
 
+def check_rows(who: str, tree: Any, sizes: Mapping[str, int]) -> None:
+    """**Raises:** `ValueError` for `PerUnit` rows that aren't those of a width."""
+    for leaf in jax.tree.leaves(tree, is_leaf=lambda x: isinstance(x, PerUnit)):
+        if not isinstance(leaf, PerUnit):
+            continue
+        if leaf.width not in sizes:
+            known = ", ".join(sizes) or "none"
+            raise ValueError(
+                f"{who}.init: a PerUnit of {leaf.width!r}; the widths of this run are "
+                f"{known}"
+            )
+        rows = jnp.shape(leaf.array)[:1]
+        if rows != (sizes[leaf.width],):
+            raise ValueError(
+                f"{who}.init: a PerUnit of {leaf.width!r} has the shape "
+                f"{jnp.shape(leaf.array)}; its first axis has a row for each of the "
+                f"{sizes[leaf.width]} units, `anatomy.widths[name].size`"
+            )
+
+
 def moved_units(tree: Any, maps: Mapping[str, Any]) -> Any:
     """A policy's tree after an edit: `PerUnit` rows follow the `UnitMap` of a width."""
 

@@ -12,7 +12,14 @@ from .._edits.plan import plan
 from .._paths import array_leaves, map_arrays
 from .._reading.anatomy import Anatomy
 from .growing import GrowerState, Growing, on_device, placed, replaced, settled
-from .policy import AbstractPolicy, Decision, free_slots, moved_units
+from .policy import (
+    AbstractPolicy,
+    check_rows,
+    Decision,
+    free_slots,
+    moved_units,
+    name_of,
+)
 from .policy_state import moved_state
 from .turn import no_decision
 
@@ -32,6 +39,7 @@ def begun(
     and how the network got its room; `own` is what the policy begins with. Where a
     capacity is below the network's size, units are left out, as in the frame of a run
     that has shrunk."""
+    check_rows(name_of(policy), own, managed.sizes)
     trainable, memory = own
     # In numpy, so that it works inside a program.
     open_ = {

@@ -24,7 +24,7 @@ from .._policies.policy import AbstractPolicy, never_decides, PerUnit
 from .._reading.anatomy import Anatomy
 from .._runs.fit import Run
 from .._runs.grow import grow
-from ._policy_runs import OPTIMIZER, run_of, steps_of, Task
+from ._policy_runs import DECISIONS, OPTIMIZER, run_of, steps_of, Task
 
 
 OWN_LOOP = frozenset({"loss", "valid_loss", "network", "gradients"})
@@ -108,7 +108,10 @@ def starts(policy: AbstractPolicy, task: Task) -> None:
             there = anatomy.sizes.get(leaf.width)
             fail(there is not None, f"a PerUnit is about {leaf.width!r}, no width here")
             rows = np.shape(leaf.array)[:1]
-            fail(rows == (there,), f"a PerUnit of {leaf.width!r} has {rows} rows")
+            text = (
+                f"a PerUnit of {leaf.width!r} has {rows} rows, the width {there} units"
+            )
+            fail(rows == (there,), text)
 
 
 def gates_are_gates(policy: AbstractPolicy, task: Task) -> None:
@@ -187,6 +190,26 @@ def trains(policy: AbstractPolicy, task: Task) -> None:
             fail(good, "the network or the policy's trainables hold NaN or infinity")
 
 
+def decides(policy: AbstractPolicy, task: Task) -> None:
+    """It does something, and a run of a few decisions changes something: else the
+    checks of what a policy decides have seen nothing."""
+    methods = ("step", "gates", "penalty", "rates")
+    own = [m for m in methods if getattr(type(policy), m) is not _inherited(m)]
+    text = f"its class has none of {', '.join(methods)}; is a name misspelt?"
+    require(bool(own), policy, "decides", text)
+    if never_decides(policy):
+        raise Skipped("it has no `step` of its own, so it decides nothing")
+    if not run_of(policy, task).history.events:
+        raise Skipped(
+            f"it changed nothing in {DECISIONS} decisions, so the checks of what it "
+            "decides say little; give an instance that decides soon"
+        )
+
+
+def _inherited(method: str) -> Any:
+    return getattr(AbstractPolicy, method)
+
+
 def repeats(policy: AbstractPolicy, task: Task) -> None:
     """The same key gives the same run, bit for bit."""
     first, again = (run_of(policy, task) for _ in range(2))
@@ -234,7 +257,8 @@ def preserves(policy: AbstractPolicy, task: Task) -> None:
         text = (
             f"at step {event.step} {event.width} went from {event.old} to {event.new} "
             f"units and an output changed by {change:.3g}; newborns are silent with "
-            "`zero_out`, or with `drawn` and a gate of 0"
+            "`zero_out`, or with `drawn` and a gate of 0; closing a unit that speaks "
+            "changes the outputs, so a policy that does can't promise this"
         )
         require(change <= 1e-4 * max(scale, 1.0), policy, "preserves", text)
 
@@ -313,6 +337,7 @@ CHECKS: Mapping[str, Callable[[AbstractPolicy, Task], None]] = MappingProxyType(
             gates_are_gates,
             penalty_is_a_number,
             trains,
+            decides,
             repeats,
             chunks_agree,
             ignores_capacity,

@@ -123,7 +123,11 @@ def _heads(
 def _numbered(fact: Fact, name: str, leaves: tuple[Leaf, ...]) -> Width:
     """An axis whose units have numbers."""
     axis = _width(fact, name, leaves)
-    reasons = tuple(dict.fromkeys(fact.interface)) or axis.reasons
+    # An output of several calls is one output: the first says it.
+    once: dict[str, str] = {}
+    for reason in fact.interface:
+        once.setdefault(reason.partition(" of `also[")[0], reason)
+    reasons = tuple(once.values()) or axis.reasons
     drift = tuple(dict.fromkeys(located(r.what, r.line) for r in fact.reductions))
     recipe = Recipe("not preserving", drift[0]) if drift else Recipe("exact")
     return dataclasses.replace(axis, growable=False, reasons=reasons, silent=recipe)

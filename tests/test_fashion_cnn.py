@@ -1,5 +1,6 @@
 """The benchmark of the Fashion-MNIST CNN: what its numbers are made of."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -10,7 +11,7 @@ import optax
 import pytest
 
 import growthnet as gn
-from benchmarks.fashion_cnn import arms, report, run, settings
+from benchmarks.fashion_cnn import arms, report, rule, run, settings
 from benchmarks.fashion_cnn.figure import by_layer, figure
 from benchmarks.fashion_cnn.task import loss, network, params, WIDTHS
 
@@ -41,7 +42,7 @@ def test_all_shapes_are_within_the_budget():
 def test_the_largest_singular_value():
     matrix = np.random.default_rng(0).normal(size=(7, 4))
     wanted = np.linalg.svd(matrix, compute_uv=False)[0]
-    assert settings._largest(jnp.asarray(matrix)) == pytest.approx(wanted, rel=0.05)
+    assert rule.largest(jnp.asarray(matrix)) == pytest.approx(wanted, rel=0.05)
 
 
 @pytest.mark.slow
@@ -50,15 +51,25 @@ def test_growth_goes_where_a_parameter_is_worth_most_and_ends_at_the_budget(
 ):
     x, y = jr.normal(jr.key(0), (64, 1, 28, 28)), jnp.arange(64) % 10
     monkeypatch.setattr(settings, "BUDGET", 1_200)
-    policy = settings.grows()
     fitted = gn.fit(
         network((2, 3, 4, 5), jr.key(1)), loss, (x, y), optimizer=optax.adam(1e-3),
-        policy=policy, steps=8 * settings.EVERY, key=jr.key(2), batch_size=4,
+        policy=settings.grows(), steps=4 * settings.EVERY, key=jr.key(2), batch_size=4,
     )  # fmt: skip
     sizes: Any = tuple(fitted.sizes[name] for name in WIDTHS)
     births = np.subtract(sizes, (2, 3, 4, 5))
     assert 0.8 * 1_200 < params(sizes) <= 1_200
     assert births.max() >= 4 and len(set(births.tolist())) > 1
+
+
+def test_without_a_measure_all_widths_grow_alike():
+    anatomy = gn.trace(network((2, 3, 4, 5), jr.key(0)), jnp.zeros((1, 28, 28)))
+    policy = rule.Proportional(0.5, 10, weighted=False)
+    seen: Any = SimpleNamespace(
+        open={name: jnp.arange(8) < n for name, n in anatomy.sizes.items()}
+    )
+    changes = policy.step(None, None, seen, key=jr.key(1))[0].widths
+    assert [int(changes[name].add) for name in WIDTHS] == [1, 2, 2, 2]
+    assert not policy.needs
 
 
 @pytest.mark.slow
@@ -81,7 +92,7 @@ def row(error, sizes, flops):
 
 def test_tables_and_a_figure(tmp_path):
     made = {**{f"static {n}": shape for n, shape in settings.SHAPES.items()}}
-    made |= {"grown": (9, 9, 9, 9), "open": (9, 9, 9, 9)}
+    made |= {"grown": (9, 9, 9, 9), "even": (9, 9, 9, 9)}
     for i, (name, sizes) in enumerate(made.items()):
         text = run.json.dumps(row(10 + i, list(sizes), 1e11 * (i + 1)))
         (tmp_path / f"{name}.json").write_text(text)
@@ -90,7 +101,7 @@ def test_tables_and_a_figure(tmp_path):
     assert rows[report.SWEEP]["test"] == [10, 13]
     assert rows[report.SWEEP]["flops"] == [6e11, 6e11]
     assert len(report.table(rows).splitlines()) == 2 + len(rows)
-    assert "| open | -1.00 (-1.00, -1.00) |" in report.pairs(rows)
+    assert "| even | -1.00 (-1.00, -1.00) |" in report.pairs(rows)
     figure(rows, tmp_path / "figure.png")
     assert (tmp_path / "figure.png").stat().st_size > 10_000
     with pytest.raises(ValueError, match="no results of 'final'"):

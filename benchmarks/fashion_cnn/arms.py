@@ -7,12 +7,11 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-import optax
 
 import growthnet as gn
 
 from ..executed import along, Costs, counted
-from .settings import Arm, BATCH, EVERY, ROOM, START, STEPS
+from .settings import Arm, BATCH, optimizer, ROOM, START
 from .task import learnt, loss, measured, network, Sizes, unseen, WIDTHS
 
 
@@ -30,17 +29,17 @@ class Seen(NamedTuple):
 
 @ft.lru_cache(2)
 def _program(arm: Arm, start: Sizes, steps: int) -> Any:
-    """Rate, key and path go in, so that one program serves all runs of an arm."""
+    """Rate and key go in, so that one program serves all runs of an arm."""
     room = start if arm.start is None or _static(arm) else ROOM
 
-    def one(train: Any, rate: Any, key: Any, path: Any) -> Any:
+    def one(train: Any, rate: Any, key: Any) -> Any:
         first, rest = jr.split(key)
         return gn.grow(
             network(start, first),
             loss,
             train,
-            optimizer=optax.adam(optax.cosine_decay_schedule(rate, steps)),
-            policy=arm.policy(path),
+            optimizer=optimizer(rate, steps),
+            policy=arm.policy(),
             steps=steps,
             key=rest,
             capacity=dict(zip(WIDTHS, room, strict=True)),
@@ -52,19 +51,16 @@ def _program(arm: Arm, start: Sizes, steps: int) -> Any:
 
 
 def _static(arm: Arm) -> bool:
-    return isinstance(arm.policy(np.zeros((1, 4), int)), gn.NoGrowth)
+    return isinstance(arm.policy(), gn.NoGrowth)
 
 
-def run_once(
-    arm: Arm, start: Sizes, steps: int, rate: float, seed: int, path: Any = None
-) -> Seen:
+def run_once(arm: Arm, start: Sizes, steps: int, rate: float, seed: int) -> Seen:
     train, valid = learnt()
-    path = np.zeros((steps // EVERY, 4), int) if path is None else path
     made = _program(arm, tuple(start), steps)
-    grown = made(train, rate, jr.key(seed), np.asarray(path))
+    grown = made(train, rate, jr.key(seed))
     # What is closed is 0, so the network at capacity says what the compact one would.
     net, sizes = grown.growing.net, grown.reports.sizes
-    ticks = -(-steps // arm.policy(path).every)  # There may be room for more.
+    ticks = -(-steps // arm.policy().every)  # There may be room for more.
     sizes = np.stack([sizes[name][:ticks] for name in WIDTHS], axis=-1)
     return Seen(_numbers(measured(net, valid)), sizes, net)
 
@@ -79,7 +75,7 @@ def _numbers(pair: Any) -> tuple[float, float]:
 
 @ft.cache
 def _costs(arm: Arm, room: Sizes) -> Costs:
-    policy = arm.policy(np.zeros((STEPS // EVERY, 4), int))
+    policy = arm.policy()
     some = jnp.zeros((BATCH, 1, 28, 28)), jnp.zeros(BATCH, int)
     begins = room if _static(arm) else START  # A budget refuses to begin beyond itself.
     first, second, third, dense = map(min, zip(room, begins, strict=True))
@@ -92,12 +88,12 @@ def executed(arm: Arm, start: Sizes, steps: int, path: np.ndarray) -> float:
     next power of two of every size; static networks have no room to spare."""
     if _static(arm):
         return steps * per_step(start)
-    return along(ft.partial(_costs, arm), start, path, arm.policy(path).every)
+    return along(ft.partial(_costs, arm), start, path, arm.policy().every)
 
 
 def needed(arm: Arm, start: Sizes, steps: int, path: np.ndarray) -> float:
     """Those of the steps alone, at the sizes that were open."""
-    every = arm.policy(path).every
+    every = arm.policy().every
     before = [tuple(start), *map(tuple, path[:-1].tolist())]
     counts = [min(every, steps - every * i) for i in range(len(before))]
     return sum(n * per_step(one) for n, one in zip(counts, before, strict=True))

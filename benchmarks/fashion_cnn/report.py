@@ -72,7 +72,7 @@ def _line(rows: Rows, name: str, row: Row) -> str:
 
 def pairs(rows: Rows) -> str:
     """The grown network less its own controls."""
-    others = ("open", "final", "equal FLOPs", "static hand", SWEEP, "pruned")
+    others = ("static hand", SWEEP, "final", "equal FLOPs", "even", "GradMax", "pruned")
     lines = ["| grown less | test error, points | test loss |", "|---|---|---|"]
     for other in others:
         if other in rows and "grown" in rows:
@@ -85,7 +85,7 @@ def pairs(rows: Rows) -> str:
 def sizes(rows: Rows) -> str:
     """Final sizes by seed, of those arms that choose them."""
     lines = ["| arm | by seed |", "|---|---|"]
-    for name in ("grown", "pruned"):
+    for name in ("grown", "even", "GradMax", "pruned"):
         if name in rows:
             every = "; ".join(" ".join(map(str, s)) for s in rows[name]["final"])
             lines.append(f"| {name} | {every} |")
@@ -96,15 +96,14 @@ def timed(folder: Path) -> str:
     if not (folder / "seconds.json").exists():
         return "No seconds were measured."
     found: dict[str, Any] = load(folder, "seconds")["timed"]
-    head = "| run | seconds | of processor | of it without steps | ms per late step "
-    lines = [head + "| programs | units |", "|---" * 7 + "|"]
+    head = "| run | seconds of processor, cold | warm | programs | units |"
+    lines = [head, "|---" * 5 + "|"]
     for name in TIMED:
-        row = found[name]
-        units = ", ".join(map(str, row["sizes"]))
+        cold, warm = (found[name][state] for state in ("cold", "warm"))
+        units = ", ".join(map(str, cold["sizes"]))
         lines.append(
-            f"| {name} | {row['seconds']:.1f} | {row['cpu_seconds']:.1f} "
-            f"| {row['first']:.1f} | {1e3 * row['per_step']:.2f} | {row['programs']} "
-            f"| {units} |"
+            f"| {name} | {cold['cpu_seconds']:.1f} | {warm['cpu_seconds']:.1f} "
+            f"| {cold['programs']} | {units} |"
         )
     return "\n".join(lines)
 

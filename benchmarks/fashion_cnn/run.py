@@ -80,15 +80,13 @@ def runs(arm: Arm, rate: float, seeds: Any, known: Row | None) -> list[Made]:
     followed, for the same seeds."""
     made = []
     for i, seed in enumerate(seeds):
-        path = None if known is None else np.asarray(known["path"][i])
         start, steps = arm.start, STEPS
         if start is None:
-            assert path is not None
-            start, path = tuple(path[-1].tolist()), None
-        if arm.equal:
             assert known is not None
-            steps = round(known["flops"][i] / per_step(start))
-        made.append((start, steps, run_once(arm, start, steps, rate, seed, path)))
+            start = tuple(known["final"][i])
+            if arm.equal:
+                steps = round(known["flops"][i] / per_step(start))
+        made.append((start, steps, run_once(arm, start, steps, rate, seed)))
     return made
 
 

@@ -1,81 +1,69 @@
 """Seconds of one run of some arms by `fit`, each in a process of its own.
 
-Compilation is in it, the import of libraries and the reading of data aren't.
+Compilation is in it, the import of libraries and the reading of data aren't. Warm is a
+second process that finds the first one's programs in JAX's compilation cache.
 """
 
 import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 
-TIMED = {
-    "static hand": ("static hand", ""),
-    "grown": ("grown", ""),
-    "grown, room for hand": ("grown", "hand"),
-}
-"""What is timed: an arm, and the room that `fit` is given (by default its own)."""
+TIMED = ("static hand", "grown")
 
 
 def measured(folder: Path) -> dict[str, Any]:
-    """Seconds by name, of fresh processes: XLA as it comes, no compilation cache."""
-    rates = {
-        arm: json.loads((folder / f"tuning {arm}.json").read_text())["rate"]
-        for arm, _ in TIMED.values()
-    }
-    others = ("JAX_COMPILATION_CACHE_DIR", "XLA_FLAGS")
-    env = {k: v for k, v in os.environ.items() if k not in others}
-    found = {}
-    for name, (arm, room) in TIMED.items():
-        command = [sys.executable, "-m", __name__, arm, room, str(rates[arm])]
-        told = subprocess.run(command, env=env, check=True, capture_output=True)
-        found[name] = json.loads(told.stdout.splitlines()[-1])
-        print(f"{name}: {found[name]}", flush=True)
+    """By name, cold and warm; XLA as it comes."""
+    env = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+    env["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    found: dict[str, Any] = {}
+    for name in TIMED:
+        rate = json.loads((folder / f"tuning {name}.json").read_text())["rate"]
+        command = [sys.executable, "-m", __name__, name, str(rate)]
+        with tempfile.TemporaryDirectory() as cache:
+            env["JAX_COMPILATION_CACHE_DIR"] = cache
+            for state in ("cold", "warm"):
+                made = subprocess.run(command, env=env, check=True, capture_output=True)
+                told = json.loads(made.stdout.splitlines()[-1])
+                found.setdefault(name, {})[state] = told
+                print(f"{name}, {state}: {told}", flush=True)
     return {"timed": found}
 
 
-def _timed(name: str, room: str, rate: float) -> dict[str, Any]:
+def _timed(name: str, rate: float) -> dict[str, Any]:
     import jax.random as jr
-    import optax
 
     import growthnet as gn
 
-    from .settings import ARMS, BATCH, HAND, SEEDS, STEPS
+    from .settings import ARMS, BATCH, optimizer, SEEDS, STEPS
     from .task import learnt, loss, network, WIDTHS
 
     arm, (train, _) = ARMS[name], learnt()
     assert arm.start is not None
-    marks: list[tuple[int, float]] = []
     began, cpu = time.perf_counter(), time.process_time()
     first, rest = jr.split(jr.key(SEEDS[0]))
     run = gn.fit(
         network(arm.start, first),
         loss,
         train,
-        optimizer=optax.adam(optax.cosine_decay_schedule(rate, STEPS)),
-        policy=arm.policy(None),
+        optimizer=optimizer(rate, STEPS),
+        policy=arm.policy(),
         steps=STEPS,
         key=rest,
         batch_size=BATCH,
-        capacity=dict(zip(WIDTHS, HAND, strict=True)) if room else None,
-        chunk=1,
-        callback=lambda tick: marks.append((tick["step"], time.process_time())),
     )
-    total, spent = time.perf_counter() - began, time.process_time() - cpu
-    late = [mark for mark in marks if mark[0] >= STEPS // 2]
-    per_step = (late[-1][1] - late[0][1]) / (late[-1][0] - late[0][0])
     return {
-        "seconds": total,
-        "cpu_seconds": spent,
-        "per_step": per_step,
-        "first": spent - STEPS * per_step,
+        "seconds": time.perf_counter() - began,
+        "cpu_seconds": time.process_time() - cpu,
         "programs": run.history.ticks[-1].traces,
         "sizes": [run.sizes[name] for name in WIDTHS],
     }
 
 
 if __name__ == "__main__":
-    print(json.dumps(_timed(sys.argv[1], sys.argv[2], float(sys.argv[3]))))
+    print(json.dumps(_timed(sys.argv[1], float(sys.argv[2]))))

@@ -4,18 +4,20 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-import jax.numpy as jnp
+import optax
 
 import growthnet as gn
 from growthnet_policies import GradMax, Pruning
 
-from ..compare_policies.replay import Replay
+from .rule import Proportional
 from .task import Sizes
 
 
-STEPS, BATCH, EVERY = 1_000, 128, 100
+STEPS, BATCH, EVERY = 1_000, 128, 50
 RATES = (3e-3, 1e-2, 3e-2)
 """Of Adam with a cosine to 0; every arm tries each on the tuning seeds."""
+WARMUP = 100
+"""Steps of age in which updates come to their full size."""
 TUNING = (1_000, 1_001)
 SEEDS = (0, 1, 2, 3, 4)
 BUDGET = 16_000
@@ -32,74 +34,56 @@ layer."""
 START = (2, 4, 8, 8)
 LARGE = (8, 16, 32, 48)
 """Where pruning begins: half as many again in the larger widths; 31,002 parameters."""
-GROWN = 700
-"""The step at which growth and pruning end."""
-ADD = 4
-"""Units that are born in a width at a time."""
-ROOM = (24, 24, 36, 48)
+GROWN, PRUNED = 400, 700
+"""The steps at which growth and pruning end."""
+RATIO = 1.0
+"""Births by unit, in the width whose newborns are worth most."""
+MOST = 12
+"""Newborns of `GradMax` in a width at a time."""
+ROOM = (20, 24, 48, 48)
 """The most that a growing run may open in a width."""
 
 
-def worth(evidence: gn.Evidence, key: Any) -> dict[str, Any]:
-    """Widths in which a newborn has at least half the most squared gradient per
-    parameter, by `GradMax`'s measure."""
-    del key
-
-    arrays = evidence.anatomy.check(evidence.network, "the network")
-    now, gains = evidence.anatomy.params(evidence.sizes), {}
-    for name, units in evidence.units.items():
-        (producer,), (consumer,) = units.producers, units.consumers
-        moment = producer.inputs.T @ consumer.cotangents
-        norms = jnp.linalg.norm(consumer.rows(arrays[consumer.path]), axis=1)
-        loud = jnp.mean(norms, where=evidence.open[name])
-        more = evidence.sizes | {name: evidence.sizes[name] + 1}
-        price = evidence.anatomy.params(more) - now
-        gains[name] = (_largest(moment) * loud) ** 2 / price
-    most = jnp.max(jnp.stack([*gains.values()]))
-    return {name: gain >= most / 2 for name, gain in gains.items()}
+def optimizer(rate: Any, steps: int) -> optax.GradientTransformation:
+    """Adam with a cosine to 0; what is new warms up, the first weights too. Without,
+    nearly all newborns die under an Adam that is old (`docs/newborns.md`)."""
+    adam = optax.adam(optax.cosine_decay_schedule(rate, steps))
+    warmup = optax.linear_schedule(0.0, 1.0, WARMUP)
+    return optax.chain(adam, gn.scale_by_age(warmup))
 
 
-def _largest(matrix: Any) -> Any:
-    """The largest singular value, by power iteration."""
-    towards = jnp.ones(matrix.shape[1])
-    for _ in range(8):
-        towards = matrix.T @ (matrix @ (towards / jnp.linalg.norm(towards)))
-    return jnp.sqrt(jnp.linalg.norm(towards))
-
-
-def grows() -> gn.AbstractPolicy:
-    rule = GradMax(ADD, every=EVERY)
-    needs = {"network", "producer_inputs", "output_cotangents"}
-    where = gn.provided(rule, worth, needs=needs)
-    return gn.within_budget(gn.during(where, 0, GROWN + 1), params=BUDGET)
+def grows(weighted: bool = True, newborns: bool = False) -> gn.AbstractPolicy:
+    made = GradMax(MOST, every=EVERY) if newborns else None
+    rule = Proportional(RATIO, EVERY, weighted, made)
+    return gn.within_budget(gn.during(rule, 0, GROWN + 1), params=BUDGET)
 
 
 def prunes() -> gn.AbstractPolicy:
     return Pruning(
-        "taylor", params=BUDGET, scope="global", start=200, end=GROWN, every=EVERY
+        "taylor", params=BUDGET, scope="global", start=200, end=PRUNED, every=EVERY
     )
 
 
 @dataclasses.dataclass(frozen=True)
 class Arm:
     """- `start`: its first sizes; none where they are those that `follows` ended with.
-    - `policy`: of a path of sizes, `[ticks, widths]`.
     - `follows`: the arm whose sizes it takes; `equal`: at whose FLOPs, too.
     """
 
     start: Sizes | None
-    policy: Callable[[Any], gn.AbstractPolicy] = lambda path: gn.NoGrowth(EVERY)
+    policy: Callable[[], gn.AbstractPolicy] = lambda: gn.NoGrowth(EVERY)
     follows: str = ""
     equal: bool = False
 
 
 ARMS: dict[str, Arm] = {
     "static hand": Arm(SHAPES["hand"]),
-    "grown": Arm(START, lambda path: grows()),
-    "open": Arm(START, lambda path: Replay(path, EVERY), "grown"),
+    "grown": Arm(START, grows),
     "final": Arm(None, follows="grown"),
     "equal FLOPs": Arm(None, follows="grown", equal=True),
-    "pruned": Arm(LARGE, lambda path: prunes()),
+    "even": Arm(START, lambda: grows(weighted=False)),
+    "GradMax": Arm(START, lambda: grows(newborns=True)),
+    "pruned": Arm(LARGE, prunes),
     "static dense": Arm(SHAPES["dense"]),
     "static flat": Arm(SHAPES["flat"]),
 }

@@ -1,4 +1,4 @@
-"""Test error against executed operations, and where the parameters went."""
+"""Test error against executed operations, and the units that growth ended with."""
 
 from pathlib import Path
 from typing import Any
@@ -6,31 +6,34 @@ from typing import Any
 import numpy as np
 
 from ..intervals import bounds
-from .task import Sizes
+from .settings import HAND
 
 
 MARKS = {
     "static hand": ("k", "s"),
-    "static dense": ("0.45", "s"),
-    "static flat": ("0.7", "s"),
+    "static dense": ("0.45", "<"),
+    "static flat": ("0.45", ">"),
     "grown": ("C3", "o"),
-    "open": ("C1", "v"),
+    "GradMax": ("C2", "o"),
+    "even": ("C1", "v"),
+    "pruned": ("C4", "^"),
     "final": ("C0", "D"),
     "equal FLOPs": ("C0", "P"),
-    "pruned": ("C4", "^"),
 }
-LAYERS = ("convolution 1", "convolution 2", "convolution 3", "dense", "output")
+CHOOSE = ("grown", "GradMax", "even", "pruned")
+"""Arms that choose their sizes."""
+LAYERS = ("channels 1", "channels 2", "channels 3", "dense units")
 
 
 def figure(rows: dict[str, Any], made: Path) -> None:
-    """Left a point per arm, right the parameters of every layer."""
+    """Left a point per arm, right a point per run and width."""
     import matplotlib as mpl
 
     mpl.use("Agg")
     import matplotlib.pyplot as plt
 
     told = [name for name in MARKS if name in rows]
-    fig, (left, right) = plt.subplots(1, 2, figsize=(12, 4.8), layout="constrained")
+    fig, (left, right) = plt.subplots(1, 2, figsize=(11, 4.8), layout="constrained")
     for name in told:
         color, mark = MARKS[name]
         row = rows[name]
@@ -43,13 +46,14 @@ def figure(rows: dict[str, Any], made: Path) -> None:
         xscale="log",
         xlabel="executed GFLOP (log)",
         ylabel="test error, percent",
-        title="error and cost, with 95 % intervals over seeds",
+        title="error and cost: means, 95 % intervals over seeds",
     )
     left.minorticks_off()
     ticks = [t for t in (50, 70, 100, 150, 200, 300, 500, 700, 1_000) if _in(left, t)]
     left.set_xticks(ticks, [str(t) for t in ticks])
-    left.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
-    _parts(right, {name: rows[name] for name in told})
+    _units(right, {name: rows[name] for name in CHOOSE if name in rows})
+    fig.legend(*left.get_legend_handles_labels(), loc="outside right center",
+               frameon=False, fontsize=9)  # fmt: skip
     fig.savefig(made, dpi=110)
 
 
@@ -58,33 +62,18 @@ def _in(axis: Any, x: float) -> bool:
     return low <= x <= high
 
 
-def _parts(axis: Any, rows: dict[str, Any]) -> None:
-    """Parameters by layer, means over seeds; sizes beside them."""
-    rows = {n: r for n, r in rows.items() if n not in ("final", "open", "equal FLOPs")}
-    for i, (_name, row) in enumerate(rows.items()):
-        parts = np.mean([by_layer(tuple(sizes)) for sizes in row["final"]], axis=0)
-        start = 0.0
-        for j, part in enumerate(parts):
-            label = LAYERS[j] if i == 0 else None
-            axis.barh(i, part, left=start, color=f"C{j}", label=label)
-            start += part
-        sizes = ", ".join(f"{n:.3g}" for n in np.mean(row["final"], axis=0))
-        axis.text(start, i, f" {sizes}", va="center", fontsize=8)
-    axis.set_yticks(range(len(rows)), list(rows))
-    axis.invert_yaxis()
-    axis.set_xlim(0, 22_000)
-    axis.set_xticks(range(0, 16_001, 4_000))
-    axis.set(xlabel="parameters", title="parameters by layer, and sizes at the end")
-    axis.legend(fontsize=8, frameon=False, ncols=3, loc="upper center",
-                bbox_to_anchor=(0.5, -0.14))  # fmt: skip
-
-
-def by_layer(sizes: Sizes) -> list[int]:
-    first, second, third, dense = sizes
-    return [
-        10 * first,
-        (9 * first + 1) * second,
-        (9 * second + 1) * third,
-        (16 * third + 1) * dense,
-        (dense + 1) * 10,
-    ]
+def _units(axis: Any, rows: dict[str, Any]) -> None:
+    """Of every seed beside each other; lines are the hand's."""
+    for i, hand in enumerate(HAND):
+        axis.plot([i - 0.42, i + 0.42], [hand, hand], color="k", lw=2)
+        for j, (name, row) in enumerate(rows.items()):
+            color, mark = MARKS[name]
+            units = [final[i] for final in row["final"]]
+            x = i + 0.2 * (j - (len(rows) - 1) / 2)
+            x = x + np.linspace(-0.05, 0.05, len(units))
+            axis.plot(x, units, mark, color=color, ms=5, alpha=0.8)
+    axis.set_yscale("log", base=2)
+    ticks = (2, 4, 8, 16, 32, 64)
+    axis.set_yticks(ticks, map(str, ticks))
+    axis.set_xticks(range(len(HAND)), LAYERS)
+    axis.set(ylabel="units at the end (log)", title="a point a run; lines: static hand")

@@ -20,16 +20,23 @@ class Proportional(gn.AbstractPolicy):
     """
 
     ratio: Any
+    newborns: GradMax | None
     every: int = eqx.field(static=True)
-    weighted: bool = eqx.field(static=True, default=True)
-    newborns: GradMax | None = None
-    optimizer: None = None
+    weighted: bool = eqx.field(static=True)
+    needs: frozenset[str] = eqx.field(static=True)
+    optimizer: None
 
-    @property
-    def needs(self) -> frozenset[str]:
-        if self.weighted or self.newborns:
-            return frozenset({"network", "producer_inputs", "output_cotangents"})
-        return frozenset()
+    def __init__(
+        self,
+        ratio: Any,
+        every: int,
+        weighted: bool = True,
+        newborns: GradMax | None = None,
+    ):
+        self.ratio, self.every, self.weighted = ratio, every, weighted
+        self.newborns, self.optimizer = newborns, None
+        looks = {"network", "producer_inputs", "output_cotangents"}
+        self.needs = frozenset(looks if weighted or newborns else ())
 
     def step(
         self, trainable: Any, memory: Any, evidence: gn.Evidence, *, key: Any

@@ -76,7 +76,7 @@ def test_without_a_measure_all_widths_grow_alike():
 def test_operations_are_counted_beyond_the_budget_too():
     """The capacity of a run may have more parameters than its units."""
     sizes, arm = (4, 4, 8, 8), settings.ARMS["grown"]
-    costs = [arms.executed(arm, settings.START, 100, np.array([sizes]))]
+    costs = [arms.executed(arm, settings.START, 100, np.array([sizes] * 2))]
     room = arms._costs(arm, (64, 64, 64, 64))
     assert 100 * arms.per_step(settings.START) < costs[0] < 100 * room[0]
 

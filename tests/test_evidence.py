@@ -203,9 +203,10 @@ class Curious(gn.NoGrowth):
     )
 
     def init(self, anatomy, *, key):
-        del anatomy, key
+        del key
+        name, width = next(iter(anatomy.widths.items()))
         return None, {
-            "activations": gn.PerUnit(jnp.zeros((4, 8)), "layers[0]"),
+            "activations": gn.PerUnit(jnp.zeros((width.size, 8)), name),
             "product": jnp.zeros((1, 1)),
             "moments": jnp.zeros(2),
         }

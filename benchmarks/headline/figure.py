@@ -104,4 +104,4 @@ def _seconds(axis: Any, results: Any) -> None:
     axis.set_yticks(range(len(names)), names, fontsize=8)
     axis.invert_yaxis()
     axis.margins(x=0.45)
-    axis.set_xlabel("wall seconds with compiling; tick: processor; hatched: misses")
+    axis.set_xlabel("wall seconds (tick: processor; hatched: misses)")

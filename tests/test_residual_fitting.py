@@ -354,9 +354,11 @@ def test_nothing_to_explain_and_which_width(decided):
 
 
 @pytest.mark.slow
-def test_where_there_is_no_room_it_looks_again():
-    run = fit(policy(), steps=40, capacity={NAME: 3})
-    assert [t.sizes[NAME] for t in run.history.ticks] == [2, 2, 5, 5]
+def test_where_there_is_no_room_it_looks_again_and_decides_the_same():
+    tight, roomy = (fit(policy(), steps=40, capacity={NAME: n}) for n in (3, 16))
+    sizes = lambda run: [t.sizes[NAME] for t in run.history.ticks]
+    assert sizes(tight) == sizes(roomy) == [2, 5, 5, 8]
+    assert [run.history.ticks[-1].traces for run in (tight, roomy)] == [2, 1]
 
 
 @pytest.mark.parametrize("freeze", [True, False])

@@ -1,14 +1,13 @@
 """Runs the arms of a task and keeps their results, arm by arm."""
 
 import json
-import os
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ..stored import timed, write
 from .arms import policy_runs, replayed_runs, static_runs, Tuned, tuned
 from .flops import executed, of_static, policy_of
 from .settings import MOST, POLICIES, SEEDS, STEPS, SWEEP, TUNING
@@ -25,12 +24,8 @@ def run(task: Task, path: Path, only: str = "") -> Rows:
 
     def arm(name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         if name not in rows:
-            began, cpu = time.perf_counter(), time.process_time()
-            row = make()
-            row["seconds"] = round(time.perf_counter() - began, 1)
-            row["cpu_seconds"] = round(time.process_time() - cpu, 1)
-            rows[name] = row
-            _write(path, rows)
+            row = rows[name] = timed(make)
+            write(path, rows)
             print(f"{task.name}, {name}: {_told(row)}", flush=True)
         return rows[name]
 
@@ -120,9 +115,3 @@ def _told(row: dict[str, Any]) -> str:
         f"rate {row['rate']:g}, units {final.round(1)}, test error "
         f"{np.mean(row['test']):.2f} %, {flops:.2f} GFLOP, {row['seconds']} s"
     )
-
-
-def _write(path: Path, rows: Rows) -> None:
-    beside = path.with_suffix(".part")
-    beside.write_text(json.dumps(rows))
-    os.replace(beside, path)

@@ -12,15 +12,8 @@ import equinox as eqx
 import jax.numpy as jnp
 import jax.random as jr
 import optax
-from jax.interpreters.partial_eval import dce_jaxpr
 
-import growthnet as gn
-from growthnet._evidence.look import Look, Past  # noqa: PLC2701
-from growthnet._policies.turn import decide  # noqa: PLC2701
-from growthnet._runs.data import ArrayData  # noqa: PLC2701
-from growthnet._runs.tick import Ticker  # noqa: PLC2701
-
-from ..executed import operations
+from ..executed import counted
 from .learner import network, PIXELS
 from .settings import Arm, ARMS, BATCH, CLASSES, LOOK, PER_PHASE, PHASES, policy_of
 
@@ -35,29 +28,9 @@ def loss(net: Any, batch: Any, key: Any) -> Any:
 @ft.cache
 def costs(rule: str, start: int, to: int, outputs: int) -> tuple[float, float, float]:
     """Of a step, a turn (0 without a rule), and a loss, at `to` units."""
-    net = network(jr.key(0), start, outputs)
     batch = jnp.ones((BATCH, PIXELS)), jnp.zeros(BATCH, jnp.int32)
     policy = policy_of(rule, to - start, 0, LOOK)
-    grower = gn.Grower(policy, optax.adam(1e-3), capacity=to)
-    look = grower.look = Look.at(loss, ArrayData.of(batch, BATCH), None)
-    anatomy = gn.trace(net, batch[0][0])
-    growing, state = grower.init(net, anatomy, key=jr.key(1))
-    ticker = Ticker(grower, loss)
-
-    def turn(growing: Any, state: Any) -> Any:
-        step, number = jnp.asarray(LOOK, jnp.int32), jnp.zeros(())
-        past = Past(lambda at: batch, step, step, None)
-        seen = look(grower, growing, state, past, number, number)
-        return decide(growing, state, seen)[:2]
-
-    def count(function: Any) -> float:
-        program = eqx.filter_make_jaxpr(function)(growing, state)[0].jaxpr
-        program = dce_jaxpr(program, [True] * len(program.outvars))[0]
-        return operations(program, 4)
-
-    steps = count(lambda growing, state: ticker._step(growing, state, batch))
-    whole = count(lambda growing, state: ticker._value(growing.view(), batch, state))
-    return steps, count(turn) if rule else 0.0, whole
+    return counted(policy, network(jr.key(0), to, outputs), loss, batch, None, BATCH, 4)
 
 
 def executed(arm: Arm) -> float:

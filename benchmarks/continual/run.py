@@ -2,14 +2,13 @@
 
 import functools as ft
 import json
-import os
-import time
 from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
+from ..stored import timed, write
 from .flops import executed
 from .learner import accuracies
 from .report import final
@@ -25,13 +24,9 @@ def run(path: Path, only: str = "", arms: dict[str, Arm] = ARMS) -> Rows:
     rows: Rows = json.loads(path.read_text()) if path.exists() else {}
     missing = {n: arm for n, arm in arms.items() if n not in rows and only in n}
     for name, arm in missing.items():
-        began, cpu = time.perf_counter(), time.process_time()
-        row = tuned(arm)
-        row["flops"] = executed(arm)
-        row["seconds"] = round(time.perf_counter() - began, 1)
-        row["cpu_seconds"] = round(time.process_time() - cpu, 1)
-        rows[name] = row
-        _write(path, rows)
+        make = lambda arm=arm: {**tuned(arm), "flops": executed(arm)}
+        row = rows[name] = timed(make)
+        write(path, rows)
         last = 100 * final(row).mean()
         print(f"{name}: {last:.1f} %, {row['cpu_seconds']} s", flush=True)
     return {name: rows[name] for name in arms if name in rows}
@@ -61,10 +56,3 @@ def tuned(arm: Arm) -> dict[str, Any]:
         "accuracy": accuracy.round(4).tolist(),
         "units": sizes.tolist(),
     }
-
-
-def _write(path: Path, rows: Rows) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_suffix(".part")
-    beside.write_text(json.dumps(rows))
-    os.replace(beside, path)

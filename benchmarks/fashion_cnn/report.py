@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from ..intervals import interval
-from .run import load, Row
+from ..stored import load, Row
 from .seconds import TIMED
 from .settings import ARMS, SHAPES
 from .task import params

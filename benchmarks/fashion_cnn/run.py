@@ -1,38 +1,27 @@
 """Runs the arms and keeps their results: a JSON file each, made once."""
 
-import json
-import os
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ..stored import load, Row, timed, write
 from . import seconds
 from .arms import executed, needed, per_step, run_once, Seen
 from .settings import Arm, ARMS, RATES, SEEDS, STEPS, TUNING
 from .task import Sizes
 
 
-Row = dict[str, Any]
-
-
 def run(folder: Path, only: str, parts: list[str]) -> None:
     """All arms, or those whose names contain `only`; what is there isn't run again."""
-    folder.mkdir(parents=True, exist_ok=True)
     for name, make in arms(folder):
         path = folder / f"{name}.json"
         part = "tuning" if name.startswith("tuning") else "evaluation"
         if only not in name or part not in parts or path.exists():
             continue
-        began, cpu = time.perf_counter(), time.process_time()
-        row = make()
-        row["seconds"] = round(time.perf_counter() - began, 1)
-        row["cpu_seconds"] = round(time.process_time() - cpu, 1)
-        beside = path.with_suffix(".part")
-        beside.write_text(json.dumps(row))
-        os.replace(beside, path)
+        row = timed(make)
+        write(path, row)
         print(f"{name}: {told(row)}", flush=True)
 
 
@@ -43,14 +32,6 @@ def arms(folder: Path) -> Iterator[tuple[str, Callable[[], Row]]]:
         yield name, lambda n=name, a=arm: evaluated(n, a, folder)
         if arm.equal:
             yield "seconds", lambda: seconds.measured(folder)
-
-
-def load(folder: Path, name: str) -> Row:
-    """**Raises:** `ValueError` if that arm hasn't been run."""
-    path = folder / f"{name}.json"
-    if not path.exists():
-        raise ValueError(f"no results of {name!r} in {folder}; run it first")
-    return json.loads(path.read_text())
 
 
 def tuned(arm: Arm, folder: Path) -> Row:

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 from ..intervals import wilson
+from ..stored import load, Row
 from .arms import ARMS
-from .run import load, Row
 from .settings import DENSITIES
 
 

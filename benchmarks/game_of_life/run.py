@@ -1,9 +1,6 @@
 """Runs the arms: a population of seeds and densities each, in one program."""
 
 import functools as ft
-import json
-import os
-import time
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +12,11 @@ import optax
 
 import growthnet as gn
 
+from ..stored import load, Row, timed, write
 from .arms import Arm, ARMS, FIRST, SECOND
 from .costs import of_step, spent
 from .life import drawn, loss, Network, right
 from .settings import DENSITIES, Settings
-
-
-Row = dict[str, Any]
 
 
 def steps_of(arm: Arm, s: Settings) -> int:
@@ -85,28 +80,14 @@ def runs(arm: Arm, s: Settings, seeds: Any, rates: Any, path: Any = None) -> Row
 def run(s: Settings, folder: Path, only: str = "", rates: Path | None = None) -> None:
     """All arms, or those whose names contain `only`; what is there isn't made again.
     First the tuning of all arms, unless `rates` is a folder that has it."""
-    folder.mkdir(parents=True, exist_ok=True)
     for make in (tuned, evaluated) if rates is None else (evaluated,):
         for name, arm in ARMS.items():
             path = folder / f"{make.__name__} {name}.json"
             if only not in name or path.exists():
                 continue
-            began, cpu = time.perf_counter(), time.process_time()
-            row = make(name, arm, s, folder, rates or folder)
-            row["seconds"] = round(time.perf_counter() - began, 1)
-            row["cpu_seconds"] = round(time.process_time() - cpu, 1)
-            beside = path.with_suffix(".part")
-            beside.write_text(json.dumps(row, separators=(",", ":")))
-            os.replace(beside, path)
+            row = timed(ft.partial(make, name, arm, s, folder, rates or folder))
+            write(path, row)
             print(f"{make.__name__} {name}: {told(row)}", flush=True)
-
-
-def load(folder: Path, name: str) -> Row:
-    """**Raises:** `ValueError` if that hasn't been run."""
-    path = folder / f"{name}.json"
-    if not path.exists():
-        raise ValueError(f"no results of {name!r} in {folder}; run it first")
-    return json.loads(path.read_text())
 
 
 def tuned(name: str, arm: Arm, s: Settings, folder: Path, _: Path) -> Row:

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from ..stored import load, Row
 from .costs import halved
-from .run import load, Row
 from .settings import ARMS, LARGE, Settings, SMALL
 from .tasks import Task, TASKS
 

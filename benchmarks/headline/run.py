@@ -1,21 +1,16 @@
 """Runs the arms of a task and keeps their results: a JSON file each, made once."""
 
-import json
-import os
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ..stored import load, Row, timed, write
 from .arms import runs, Seen, tuned
 from .costs import executed
 from .settings import Arm, ARMS, Settings
 from .tasks import Task
-
-
-Row = dict[str, Any]
 
 
 def run(task: Task, s: Settings, folder: Path, only: str = "") -> None:
@@ -24,14 +19,8 @@ def run(task: Task, s: Settings, folder: Path, only: str = "") -> None:
         path = folder / f"{name}.json"
         if only not in name or path.exists():
             continue
-        folder.mkdir(parents=True, exist_ok=True)
-        began, cpu = time.perf_counter(), time.process_time()
-        row = make()
-        row["seconds"] = round(time.perf_counter() - began, 1)
-        row["cpu_seconds"] = round(time.process_time() - cpu, 1)
-        beside = path.with_suffix(".part")
-        beside.write_text(json.dumps(row))
-        os.replace(beside, path)
+        row = timed(make)
+        write(path, row)
         print(f"{task.name}, {name}: {told(row)}", flush=True)
 
 
@@ -49,14 +38,6 @@ def arms(
         yield f"static {width}", lambda a=arm, k=known: at_rate(task, a, s, k())
     for name, arm in ARMS.items():
         yield name, lambda n=name, a=arm: evaluated(task, n, a, s, folder)
-
-
-def load(folder: Path, name: str) -> Row:
-    """**Raises:** `ValueError` if that arm hasn't been run."""
-    path = folder / f"{name}.json"
-    if not path.exists():
-        raise ValueError(f"no results of {name!r} in {folder}; run it first")
-    return json.loads(path.read_text())
 
 
 def sweep_rate(task: Task, s: Settings) -> Row:

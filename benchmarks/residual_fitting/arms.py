@@ -1,7 +1,6 @@
 """The arms of a task, each at the rate that is best on other seeds' held-out data."""
 
 import json
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +11,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 
+from ..stored import write
 from .runs import (
     BATCH,
     ensemble_runs,
@@ -81,9 +81,7 @@ def run(task: Task, path: Path, seeds: int) -> Rows:
             began = time.process_time()
             rows[name] = tuned(make(), seeds, own, in_tuning)
             rows[name]["cpu_seconds"] = round(time.process_time() - began, 1)
-            beside = path.with_suffix(".part")
-            beside.write_text(json.dumps(rows))
-            os.replace(beside, path)
+            write(path, rows)
             print(name, rows[name]["rate"], rows[name]["cpu_seconds"], flush=True)
         return rows[name]
 

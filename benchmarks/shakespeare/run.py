@@ -1,12 +1,12 @@
 """Arms in turn: learning rates on tuning seeds, then the seeds that count."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ..stored import write
 from .made import Made
 from .settings import ARMS, Settings
 from .train import run
@@ -50,10 +50,7 @@ def _fill(
         part = "valid" if kind == "tuning" else "test"
         done = run(ARMS[name], made, seed, rate, part)
         row[kind].append(done)
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"{name}.json"
-        path.with_suffix(".part").write_text(json.dumps(row))
-        os.replace(path.with_suffix(".part"), path)
+        write(folder / f"{name}.json", row)
         parts = ("training", "edits", "planning", "compiling")
         spent = ", ".join(f"{part} {done[part]:.1f} s" for part in parts)
         print(f"{name}, seed {seed}, rate {rate:g}: {done['loss']:.4f}; {spent}")

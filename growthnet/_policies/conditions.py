@@ -164,8 +164,7 @@ def on_plateau(
         ```
     """
     refuse_fading(policy, "on_plateau")
-    if not isinstance(patience, int) or isinstance(patience, bool) or patience < 1:
-        raise ValueError(f"patience={patience!r}; a whole number from 1 up")
+    _check_count("patience", patience)
     if isinstance(tolerance, int | float) and not tolerance >= 0:
         raise ValueError(f"tolerance={tolerance}; a number from 0 up")
     if watch not in ("loss", "valid_loss"):
@@ -235,8 +234,7 @@ def if_it_pays(
         ```
     """
     refuse_fading(policy, "if_it_pays")
-    if not isinstance(batches, int) or isinstance(batches, bool) or batches < 1:
-        raise ValueError(f"batches={batches!r}; a whole number from 1 up")
+    _check_count("batches", batches)
     if policy.preserves:
         raise ValueError(
             f"if_it_pays: {type(policy).__name__} promises to leave the outputs as "
@@ -246,3 +244,8 @@ def if_it_pays(
     return _IfItPays(  # pyright: ignore[reportCallIssue]
         policy=policy, batches=batches, tolerance=tolerance
     )
+
+
+def _check_count(name: str, value: Any) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"{name}={value!r}; a whole number from 1 up")

@@ -1,5 +1,6 @@
 """The benchmark of the Fashion-MNIST CNN: what its numbers are made of."""
 
+import json
 from types import SimpleNamespace
 from typing import Any
 
@@ -94,7 +95,7 @@ def test_tables_and_a_figure(tmp_path):
     made = {**{f"static {n}": shape for n, shape in settings.SHAPES.items()}}
     made |= {"grown": (9, 9, 9, 9), "even": (9, 9, 9, 9)}
     for i, (name, sizes) in enumerate(made.items()):
-        text = run.json.dumps(row(10 + i, list(sizes), 1e11 * (i + 1)))
+        text = json.dumps(row(10 + i, list(sizes), 1e11 * (i + 1)))
         (tmp_path / f"{name}.json").write_text(text)
     rows = report.gathered(tmp_path)
     # By seed the one with the least held-out loss; all three are paid for.

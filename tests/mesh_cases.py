@@ -337,7 +337,10 @@ def test_the_room_of_a_spread_network_is_rounded():
     net = spread(mlp(), fully_sharded)
     grower = gn.Grower(Births(), optax.adam(1e-2))
     growing, _ = grower.init(net, anatomy(), key=jr.key(0))
-    assert grower.buckets.multiple_of == 8 and growing.open["layers[0]"].size == 16
+    assert (
+        grower.capacities.buckets.multiple_of == 8
+        and growing.open["layers[0]"].size == 16
+    )
 
 
 def test_a_spread_run_goes_on(tmp_path):

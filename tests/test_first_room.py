@@ -9,8 +9,9 @@ import optax
 import pytest
 
 import growthnet as gn
+from growthnet._policies.capacities import Capacities
 from growthnet._replay.flops import flops
-from growthnet._runs.first_room import first_buckets
+from growthnet._runs.first_room import make_first_room
 from growthnet_policies import GradientSizeWeight
 
 from .helpers import counting_compiles, lenient
@@ -29,9 +30,16 @@ def mlp(width):
     return eqx.nn.MLP(4, 1, width, 1, activation=jnp.tanh, key=jr.key(0))
 
 
+def made(net, steps, policy=None, x=X, y=Y, loss=loss):
+    capacities = Capacities(None, None)
+    policy = GradientSizeWeight() if policy is None else policy
+    parts = (gn.trace(net, x[0]), net, loss, (x, y), steps, jr.key(0))
+    make_first_room(capacities, policy, *parts)
+    return capacities
+
+
 def rung(net, steps, x=X, y=Y):
-    anatomy = gn.trace(net, x[0])
-    return first_buckets(anatomy, net, loss, (x, y), steps, jr.key(0)).smallest
+    return made(net, steps, x=x, y=y).buckets.smallest
 
 
 def counted(function, *args):
@@ -98,8 +106,7 @@ def test_room_is_made_where_it_is_cheap():
     assert rung(mlp(8), 10**4, wide, wide[:, :1]) == 8
     # What it would cost isn't even counted.
     never = lambda net, batch, key: pytest.fail("traced")
-    anatomy = gn.trace(mlp(8), X[0])
-    assert first_buckets(anatomy, mlp(8), never, (X, Y), 10**13, None) == gn.Buckets()
+    assert made(mlp(8), 10**13, loss=never).buckets == gn.Buckets()
 
 
 def run(**options):

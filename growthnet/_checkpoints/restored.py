@@ -18,6 +18,7 @@ import numpy as np
 
 from .._capacity.buckets import Buckets
 from .._paths import array_leaves, join, key_part, map_arrays
+from .._policies.capacities import Ahead
 from .._policies.grower import Grower
 from .._policies.growing import as_arrays, Growing, on_device, replaced
 from .._policies.policy import Change, Decision, NoGrowth
@@ -150,13 +151,20 @@ def position_of(saved: Saved) -> Position | None:
         counts = {name: int(entry[name]) for name in ("served", "rollbacks", "traces")}
         buckets = dataclasses.astuple(Buckets(*entry["buckets"]))
         seconds = float(entry["seconds"])
+        ahead = entry.get("ahead")
         return Position(
             dict(entry["data"]),
             **counts,
             buckets=buckets,
             seconds=seconds,
             programs=programs,
+            ahead=None if ahead is None else _ahead_of(ahead),
         )
+
+
+def _ahead_of(entry: Mapping[str, Any]) -> Ahead:
+    units = {str(name): int(count) for name, count in entry["units"].items()}
+    return Ahead(units, int(entry["until"]))
 
 
 def _plainly(names: Any) -> str:

@@ -62,6 +62,10 @@ class Around(AbstractPolicy, Windowed):
     def rates(self, memory: Any, anatomy: Anatomy, open: Any) -> dict[str, Any]:
         return self.policy.rates(memory, anatomy, open)
 
+    def forecast(self, anatomy: Anatomy, steps: int) -> dict[str, Any]:
+        """By default unknown: what is changed of the decisions isn't known before."""
+        return {}
+
     def step(
         self, trainable: Any, memory: Any, evidence: Evidence, *, key: Any
     ) -> tuple[Decision, Any, Any, dict[str, Any]]:
@@ -86,6 +90,13 @@ class _During(Around):
     @property
     def _window(self) -> Window:
         return Window(self.start, self.stop, self.period)
+
+    def forecast(self, anatomy: Anatomy, steps: int) -> dict[str, Any]:
+        """By the decisions that count."""
+        due = self._window.count(steps, self.every)
+        if due is None:
+            return {}
+        return self.policy.forecast(anatomy, due * self.every)
 
     def _instead(self, decision: Decision, evidence: Evidence) -> Decision:
         return if_due(self._window.holds(evidence.step), decision, evidence)

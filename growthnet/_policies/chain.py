@@ -63,6 +63,15 @@ class _Chain(AbstractPolicy, Windowed):
                 total[path] = total[path] * rate if path in total else rate
         return total
 
+    def forecast(self, anatomy: Anatomy, steps: int) -> dict[str, Any]:
+        """What all that say something add, one to the other."""
+        total: dict[str, Any] = {}
+        for policy in self.policies:
+            for name, units in policy.forecast(anatomy, steps).items():
+                size = anatomy.widths[name].size
+                total[name] = max(0, total.get(name, size) + units - size)
+        return total
+
     def step(
         self, trainable: Any, memory: Any, evidence: Evidence, *, key: Any
     ) -> tuple[Decision, Any, Any, dict[str, Any]]:

@@ -48,6 +48,9 @@ class _Fading(AbstractPolicy):
     def rates(self, memory: Any, anatomy: Anatomy, open: Any) -> dict[str, Any]:
         return self.policy.rates(memory, anatomy, open)
 
+    def forecast(self, anatomy: Anatomy, steps: int) -> dict[str, Any]:
+        return self.policy.forecast(anatomy, steps)
+
     def step(
         self, trainable: Any, memory: Any, evidence: Evidence, *, key: Any
     ) -> tuple[Decision, Any, Any, dict[str, Any]]:

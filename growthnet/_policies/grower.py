@@ -5,7 +5,6 @@ what happens on the host, where shapes change, is in `room`.
 """
 
 import dataclasses
-import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TYPE_CHECKING
 
@@ -19,7 +18,6 @@ import optax
 from .._capacity.buckets import Buckets
 from .._capacity.gates import entry_masks
 from .._devices.everywhere import check_same_everywhere, spans_processes
-from .._devices.shards import multiples
 from .._edits.statics import fitting
 from .._evidence.evidence import check_needs, Evidence, GIVEN_IN_A_LOOP
 from .._evidence.wide import wide_type, widened
@@ -28,6 +26,7 @@ from .._optimizer.trainable import TrainableSpec
 from .._paths import array_leaves, map_arrays, shared_leaves
 from .._reading.anatomy import Anatomy
 from .._reading.aux import own_leaves
+from .capacities import Capacities
 from .growing import (
     applied,
     as_arrays,
@@ -112,10 +111,7 @@ class Grower:
         self.optimizer = optimizer
         self.widths = widths
         self.trainable = TrainableSpec(trainable)
-        self.buckets = Buckets() if buckets is None else buckets
-        self._chosen = buckets is not None
-        everywhere = {"*": capacity} if isinstance(capacity, int) else capacity
-        self.capacity = dict(everywhere or {})
+        self.capacities = Capacities(buckets, capacity)
         self.look: Look | None = None  # `fit` knows the loss, and so more evidence.
 
     def init(
@@ -138,9 +134,9 @@ class Grower:
             check_needs(self.policy, GIVEN_IN_A_LOOP)
         managed = self.managed(anatomy)
         _check_apart(net, managed)
-        self._mind_mesh(net, managed)
+        self.capacities.mind_mesh(self.policy, net, managed)
         own = as_arrays(self.policy.init(managed, key=jr.fold_in(key, 0)))
-        room = self._first_capacities(managed)
+        room = self.capacities.first(self.policy, managed)
         growing, state = self.begin(net, managed, own, key, room, opt_state)
         return settled(growing, undecided(self, growing, state))
 
@@ -173,23 +169,6 @@ class Grower:
         )
         return growing, state
 
-    def _mind_mesh(self, net: Any, managed: Anatomy) -> None:
-        """Capacities that the devices divide over which widths are spread."""
-        if never_decides(self.policy):
-            return
-        asked = multiples(managed, net)
-        multiple = math.lcm(*asked.values())
-        if self.buckets.multiple_of % multiple == 0:
-            return
-        if self._chosen:
-            names = ", ".join(f"{name!r} of {m}" for name, m in asked.items())
-            raise ValueError(
-                f"{self.buckets}: the network is spread over devices, so capacities "
-                f"are multiples ({names}); give buckets with multiple_of={multiple}"
-            )
-        shared = math.lcm(self.buckets.multiple_of, multiple)
-        self.buckets = dataclasses.replace(self.buckets, multiple_of=shared)
-
     def _policy_optimizer(self, trainable: Any) -> Any:
         own = self.policy.optimizer
         return None if own is None else initial_state(own, inexact(trainable))
@@ -209,30 +188,6 @@ class Grower:
             if names
             else dataclasses.replace(anatomy, all_widths=())
         )
-
-    def reserved(self, managed: Anatomy) -> dict[str, int]:
-        """The capacities that were asked for, by width: they are never given back."""
-        return {
-            name: size
-            for pattern, size in self.capacity.items()
-            for name in managed.match(pattern)
-        }
-
-    def _first_capacities(self, managed: Anatomy) -> dict[str, int]:
-        given = self.reserved(managed)
-        for name, size in given.items():
-            if size < managed.widths[name].size:
-                raise ValueError(
-                    f"capacity {size} for {name!r} is below its size "
-                    f"{managed.widths[name].size}"
-                )
-        if never_decides(self.policy):
-            return managed.sizes
-        spare = 0 if self.buckets.ratio == 1 else 1
-        return {
-            name: given.get(name, self.buckets.capacity(width.size + spare))
-            for name, width in managed.widths.items()
-        }
 
     def loss(self, loss_fn: Callable[..., Any], state: GrowerState) -> Callable:
         """The objective of a growing network.

@@ -26,6 +26,9 @@ class _InWidths(Around):
         own = anatomy.only(self.patterns)
         return self.policy.rates(memory, own, {n: open[n] for n in own.widths})
 
+    def forecast(self, anatomy: Anatomy, steps: int) -> dict[str, Any]:
+        return self.policy.forecast(anatomy.only(self.patterns), steps)
+
     def step(
         self, trainable: Any, memory: Any, evidence: Evidence, *, key: Any
     ) -> tuple[Decision, Any, Any, dict[str, Any]]:

@@ -143,6 +143,14 @@ class AbstractPolicy(eqx.Module):
         del memory, anatomy, open
         return {}
 
+    def forecast(self, anatomy: Anatomy, steps: int) -> dict[str, Any]:
+        """About how many units each width of `anatomy` will have after so many training
+        steps, as far as the policy knows without having seen anything: plain numbers by
+        width name. `fit` makes room for them at once where that is cheaper than to
+        compile for it soon; being wrong costs time and nothing else."""
+        del anatomy, steps
+        return {}
+
     def step(
         self, trainable: Any, memory: Any, evidence: Evidence, *, key: Any
     ) -> tuple[Decision, Any, Any, dict[str, Any]]:

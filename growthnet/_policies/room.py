@@ -67,7 +67,7 @@ def make_room(
     sizes = {}
     for name, (mask, change) in jax.device_get(asked).items():
         units = int(mask.size - free_slots(mask, change).sum() + change.add)
-        sizes[name] = max(mask.size, grower.buckets.capacity(units))
+        sizes[name] = max(mask.size, grower.capacities.buckets.capacity(units))
     growing, state = moved(grower, growing, state, room_edit(growing, sizes))
     if asked_again:
         state = replaced(state, waiting=on_device(False))
@@ -78,13 +78,26 @@ def give_back(
     grower: "Grower", growing: Growing, state: GrowerState
 ) -> tuple[Growing, GrowerState]:
     """Lower capacities where the open units leave so much room; closed slots go."""
-    least = grower.reserved(growing.anatomy)
-    sizes = {
-        name: grower.buckets.lowered(mask.size, int(mask.sum()), least.get(name, 0))
-        for name, mask in jax.device_get(growing.open).items()
-    }
+    sizes = lower(grower, growing, int(state.step))
     growing, state = moved(grower, growing, state, room_edit(growing, sizes))
     return growing, replaced(state, roomy=on_device(False))
+
+
+def capacities_of(growing: Growing) -> dict[str, int]:
+    return {name: mask.size for name, mask in growing.open.items()}
+
+
+def lower(grower: "Grower", growing: Growing, step: int) -> dict[str, int]:
+    """The capacities that would do, by width: present ones, or lower rungs."""
+    capacities = grower.capacities
+    ahead = capacities.ahead
+    early = ahead is not None and step < ahead.until
+    least = capacities.least(growing.anatomy, early)
+    lowered = capacities.buckets.lowered
+    return {
+        name: lowered(mask.size, int(mask.sum()), least.get(name, 0))
+        for name, mask in jax.device_get(growing.open).items()
+    }
 
 
 def room_edit(growing: Growing, sizes: Mapping[str, int]) -> Edit:

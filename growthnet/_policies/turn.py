@@ -189,7 +189,7 @@ def apply(
         policy_opt_state=reborn_state(*own, trainable, born),
         memory=reborn_units(state.memory, born),
         waiting=jnp.zeros((), bool),
-        roomy=_roomy(grower, growing) & ~state.held,
+        roomy=_roomy(grower, growing, state.step) & ~state.held,
     )
     return growing, state
 
@@ -278,14 +278,22 @@ def _complete(growing: Growing, decision: Any) -> Decision:
     return Decision(widths)
 
 
-def _roomy(grower: "Grower", growing: Growing) -> Any:
+def _roomy(grower: "Grower", growing: Growing, step: Any) -> Any:
     """Has any width so much spare capacity that it should move down?"""
-    roomy, reserved = jnp.zeros((), bool), grower.reserved(growing.anatomy)
-    for name, mask in growing.open.items():
-        least = reserved.get(name, 0)
-        lower = [
-            grower.buckets.lowered(mask.size, units, least) < mask.size
-            for units in range(mask.size + 1)
-        ]
-        roomy = roomy | jnp.asarray(lower)[jnp.sum(mask)]
-    return roomy
+    capacities = grower.capacities
+
+    def roomy(early: bool) -> Any:
+        found = jnp.zeros((), bool)
+        least = capacities.least(growing.anatomy, early)
+        for name, mask in growing.open.items():
+            lower = [
+                capacities.buckets.lowered(mask.size, units, least.get(name, 0))
+                < mask.size
+                for units in range(mask.size + 1)
+            ]
+            found = found | jnp.asarray(lower)[jnp.sum(mask)]
+        return found
+
+    if capacities.ahead is None:
+        return roomy(False)
+    return jnp.where(step < capacities.ahead.until, roomy(True), roomy(False))

@@ -19,6 +19,22 @@ class Window(NamedTuple):
         at = step if self.period is None else step % self.period
         return (at >= self.start) & (at < self.stop)
 
+    def count(self, steps: int, every: int) -> int | None:
+        """How many decisions it holds in so many steps, with one every so often (which
+        periods are taken to be a multiple of); `None` if its numbers aren't known, as
+        those of a population."""
+        start, stop = self.start, self.stop
+        if not (isinstance(start, int) and isinstance(stop, int)):
+            return None
+
+        def up_to(last: int) -> int:
+            last = min(last, stop - 1)
+            return max(0, last // every - (start - 1) // every)
+
+        whole, rest = divmod(steps, self.period) if self.period else (0, steps)
+        first = start == 0  # At step 0 nothing is decided.
+        return whole * up_to(stop - 1) + up_to(rest) - first
+
 
 Windows = tuple[tuple[Window, ...], ...]
 """Alternatives, each of windows that hold together."""

@@ -20,7 +20,7 @@ from .._devices.places import everywhere
 from .._history.history import GrowthEvent
 from .._policies.growing import GrowerState, Growing, in_place, on_device, replaced
 from .._policies.policy import Decision
-from .._policies.room import give_back, make_room
+from .._policies.room import capacities_of, give_back, lower, make_room
 from .._policies.turn import decide, fits, within
 from .chunk import run_chunk, Stretch
 from .data import ArrayData, Batches, BatchStream
@@ -38,6 +38,7 @@ SECONDS = 0.1
 """How long a call should take: longer ones are heard of late, shorter ones cost."""
 
 
+NEVER = 2**31
 ROUNDS = 8
 """How often a decision may ask for more room than it got."""
 
@@ -104,7 +105,8 @@ class Engine:
         growing, state, step, batches, end, _ = before
         assert batches is not None
         limit = step + self.ticks_per_call * self.every
-        stop = min(end, limit, last)
+        review = self._review(step)
+        stop = min(end, limit, last, review)
         growing, state, reports = self._call(
             growing, state, batches, Stretch(step, stop)
         )
@@ -115,12 +117,21 @@ class Engine:
             return before, reports, events
         if self.grower.policy.on_host and step % self.every == 0:
             growing, state = self._ask(growing, state, batches, report)
+        if step == review and not self._spent():
+            wide = lower(self.grower, growing, step) != capacities_of(growing)
+            state = replaced(state, roomy=on_device(wide))
         if any(jax.device_get((state.waiting, state.roomy))):
             growing, state, changes = self._change(growing, state, batches, report)
             if changes:  # What the last tick did in the program is among them.
                 events = [e for e in events if e.step < step] + changes
         after = Stand(growing, state, step, batches, end, batches.last(step))
         return after, reports, events
+
+    def _review(self, step: int) -> int:
+        """The step ahead at which units should be there that there has been room for
+        from the start; if they aren't, the room is given back."""
+        ahead = self.grower.capacities.ahead
+        return ahead.until if ahead is not None and step < ahead.until else NEVER
 
     def _call(
         self, growing: Growing, state: GrowerState, batches: Batches, stretch: Stretch

@@ -22,7 +22,7 @@ from .._reading.anatomy import Anatomy
 from .._reading.aux import Aux, split_result
 from .._reading.trace import trace
 from .data import ArrayData, BatchStream, is_arrays
-from .first_room import first_buckets
+from .first_room import make_first_room
 from .guard import Guard, OnNan
 from .journal import Journal
 from .loop import Loop
@@ -84,7 +84,8 @@ def fit(
         default the optimizer starts anew.
     - `batch_size`: for arrays; all examples at once by default.
     - `buckets`, `capacity`: how much room widths get; see `Grower`. By default small
-        networks start with as much as costs less than compiling for more of it later.
+        networks start with as much as costs less than compiling for more of it later,
+        and so do those whose policy says how fast they will grow (`forecast`).
     - `chunk`: how many ticks (of `policy.every` steps) the program runs before it
         returns to Python, which records them; by default as many as take about a tenth
         of a second. The result doesn't depend on it.
@@ -144,8 +145,8 @@ def fit(
         growing, state = _resumed(loop, found, net, anatomy, key, buckets is None)
     else:
         if buckets is None and not never_decides(policy):
-            parts = (net, loss, stream.example, steps, key)
-            grower.buckets = first_buckets(grower.managed(anatomy), *parts)
+            managed, work = grower.managed(anatomy), (net, loss, stream.example)
+            make_first_room(grower.capacities, policy, managed, *work, steps, key)
         growing, state = grower.init(net, anatomy, key=key, opt_state=opt_state)
     if log is None:
         return loop.run(growing, state)
@@ -180,7 +181,8 @@ def _resumed(
     key = rolled_back(key, 0 if where is None else where.rollbacks)
     run = restored(found, loop.grower, net, anatomy, key=key)
     if where is not None and same_room:
-        loop.grower.buckets = Buckets(*where.buckets)
+        loop.grower.capacities.buckets = Buckets(*where.buckets)
+        loop.grower.capacities.ahead = where.ahead
     loop.resume(run)
     return run.growing, run.state
 

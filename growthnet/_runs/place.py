@@ -50,7 +50,8 @@ class Place:
         return Position(
             self._identity(batch),
             served=step + self._ahead,
-            buckets=dataclasses.astuple(self.grower.buckets),
+            buckets=dataclasses.astuple(self.grower.capacities.buckets),
+            ahead=self.grower.capacities.ahead,
             rollbacks=self._rollbacks,
             seconds=self.seconds,
             traces=traces,

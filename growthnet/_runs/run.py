@@ -6,6 +6,7 @@ from typing import Any
 
 from .._history.history import History
 from .._optimizer.trainable import TrainableSpec
+from .._policies.capacities import Ahead
 from .._policies.growing import compact_edit, GrowerState, Growing
 from .._reading.anatomy import Anatomy
 
@@ -16,6 +17,7 @@ class Position:
 
     - `data`: what identifies the data; `served`: how many batches it has given.
     - `buckets`: the ladder of its capacities (ratio, multiple_of, smallest).
+    - `ahead`: the units that there is room for from the start, until when.
     - `rollbacks`: how often the run went back because its loss was no number.
     - `seconds`: wall time so far; `traces`: programs traced so far.
     - `programs`: which ones: what was traced, and at which capacities. When a run goes
@@ -29,6 +31,7 @@ class Position:
     seconds: float
     traces: int
     programs: tuple[tuple[str, tuple[int, ...]], ...]
+    ahead: Ahead | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -26,6 +26,7 @@ from ._newborns import (
     mean_norm,
     newborns,
     one_layer,
+    regular,
     room_for,
     rows_of,
 )
@@ -88,6 +89,9 @@ class GradMax(gn.AbstractPolicy):
         kinds = {"network", "producer_inputs", "output_cotangents"}
         self.needs = frozenset(kinds | mean_needs(batches))
         self.optimizer = None
+
+    def forecast(self, anatomy: gn.Anatomy, steps: int) -> dict[str, Any]:
+        return regular(self, anatomy, steps)
 
     def step(
         self, trainable: Any, memory: Any, evidence: gn.Evidence, *, key: Any

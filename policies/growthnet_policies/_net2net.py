@@ -23,7 +23,7 @@ import growthnet as gn
 
 from ._arguments import at_least
 from ._copies import copied, Split, widened
-from ._newborns import arrays_of, room_for
+from ._newborns import arrays_of, regular, room_for
 from ._scores import Score, score_of
 from ._splits import refuse, why_not_copied
 
@@ -102,6 +102,9 @@ class Net2Net(gn.AbstractPolicy):
         for width in anatomy.widths.values():
             refuse(self, width, "copy", why_not_copied(anatomy, width))
         return None, None
+
+    def forecast(self, anatomy: gn.Anatomy, steps: int) -> dict[str, Any]:
+        return regular(self, anatomy, steps)
 
     def step(
         self, trainable: Any, memory: Any, evidence: gn.Evidence, *, key: Any

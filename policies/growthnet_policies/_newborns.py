@@ -1,6 +1,7 @@
 """What policies that compute their newborns have in common: which widths their theory
 speaks of, and where newborn values go."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -99,3 +100,13 @@ def room_for(policy: Any, mask: Any) -> Any:
     if policy.until is None:
         return jnp.asarray(policy.add)
     return jnp.clip(policy.until - jnp.sum(mask), 0, policy.add)
+
+
+def regular(policy: Any, anatomy: gn.Anatomy, steps: int) -> dict[str, Any]:
+    """The forecast of a policy that adds `add` units to every width at every turn."""
+    births = policy.add * (steps // policy.every)
+    most = math.inf if policy.until is None else policy.until
+    return {
+        name: width.size + max(0, min(births, most - width.size))
+        for name, width in anatomy.widths.items()
+    }

@@ -83,6 +83,7 @@ class GradientSizeWeight(gn.AbstractPolicy):
 
     target: Any
     rate: Any
+    learning_rate: Any
     gate: Literal["sin2", "linear", "smoothstep"] = eqx.field(static=True)
     every: int = eqx.field(static=True)
     spare: int = eqx.field(static=True)
@@ -119,6 +120,7 @@ class GradientSizeWeight(gn.AbstractPolicy):
             raise ValueError(f"rate={rate}; the weight of the size loss is 0 or more")
         self.target = target
         self.rate = rate
+        self.learning_rate = learning_rate if optimizer is None else None
         self.gate = gate
         self.every = every
         self.spare = (1 if target is None else 0) if spare is None else spare
@@ -164,6 +166,21 @@ class GradientSizeWeight(gn.AbstractPolicy):
         if self.target is None:
             return self.rate * jnp.sum(sizes)
         return self.rate * jnp.sum((sizes - self.target) ** 2)
+
+    def forecast(self, anatomy: gn.Anatomy, steps: int) -> dict[str, Any]:
+        """By the equation above: without the data term, which may hold a size back."""
+        numbers = self.target, self.rate, self.learning_rate
+        if not all(isinstance(number, int | float) for number in numbers):
+            return {}
+        left = max(0.0, 1 - 2 * self.learning_rate * self.rate) ** steps
+        births = max(self.spare, 1) * (steps // self.every)
+        return {
+            name: min(
+                self.target + (width.size - self.target) * left + self.spare,
+                width.size + births,
+            )
+            for name, width in anatomy.widths.items()
+        }
 
     def step(
         self, trainable: Any, memory: Any, evidence: gn.Evidence, *, key: Any

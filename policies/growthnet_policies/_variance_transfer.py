@@ -23,7 +23,7 @@ import jax.random as jr
 import growthnet as gn
 
 from ._arguments import at_least
-from ._newborns import room_for
+from ._newborns import regular, room_for
 
 
 class VarianceTransfer(gn.AbstractPolicy):
@@ -87,6 +87,11 @@ class VarianceTransfer(gn.AbstractPolicy):
                     f"{twice[0]!r} has them twice; leave the width out (`widths=`)"
                 )
         return None, None
+
+    def forecast(self, anatomy: gn.Anatomy, steps: int) -> dict[str, Any]:
+        units = regular(self, anatomy, steps)
+        sizes = anatomy.sizes
+        return {n: sizes[n] + (u - sizes[n]) // 2 * 2 for n, u in units.items()}
 
     def step(
         self, trainable: Any, memory: Any, evidence: gn.Evidence, *, key: Any

@@ -73,6 +73,7 @@ SIZE: Column = ("units", lambda r: r["size"])
 LOSS: Column = ("loss", lambda r: f"{r['loss']:.3g}")
 COMPILES: Column = ("compiles", lambda r: r.get("compiles", ""))
 CPU: Column = ("CPU s", lambda r: f"{r['cpu_seconds']:.3g}")
+COMPILE_SECONDS: Column = ("compile s", lambda r: f"{r['compile_seconds']:.2g}")
 TRACES: Column = ("traces", lambda r: r.get("traces", ""))
 
 

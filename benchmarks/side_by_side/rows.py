@@ -4,6 +4,7 @@ import dataclasses
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,8 @@ from benchmarks.intervals import interval
 from .arms import (
     alternating,
     Arm,
+    Column,
+    COMPILE_SECONDS,
     COMPILES,
     CPU,
     LOSS,
@@ -180,42 +183,49 @@ def tutorial(settings: Settings) -> None:
 
 
 def scaling(settings: Settings) -> None:
-    """growthnet's cost against capacity, the number of widths, and of networks."""
-    base = {"widths": 1, "units": 32, "capacity": 64}
+    """growthnet's cost against capacity, the number of widths, and of networks; beside
+    each the static networks of that size, as written by hand."""
+    steps = settings.steps(20_000)
     for title, key, values in (
         ("capacity, 32 units open", "capacity", (64, 128, 256, 512, 1024)),
         ("number of widths, capacity 64", "widths", (1, 2, 4, 8)),
     ):
-        arms = {
-            f"{key} {value}": Arm(
-                "growthnet_scaling",
-                {**base, key: value, "steps": settings.steps(20_000)},
-            )
-            for value in values
-        }
-        show(
-            f"Cost of a step against {title}",
-            alternating(arms, settings.repeats),
-            f"{key} {values[0]}",
-            [TRACES, ("compile s", lambda r: f"{r['compile_seconds']:.2g}")],
-            lambda r: r["microseconds_per_step"],
-            "us",
-        )
-    steps = settings.steps(4_000)
-    arms = {
-        f"{members} members": Arm(
-            "growthnet_population", {"members": members, "steps": steps}
-        )
-        for members in (1, 8, 64, 512)
-    }
-    show(
-        "Growing networks in one program, per member and step",
-        alternating(arms, settings.repeats),
-        "1 members",
-        [SIZE, ("compile s", lambda r: f"{r['compile_seconds']:.2g}")],
-        lambda r: 1e6 * r["per_step"],
-        "us",
-    )
+        arms = {}
+        for value in values:
+            job = {"widths": 1, "units": 32, "capacity": 64, "steps": steps, key: value}
+            alike = {**job, "units": job["capacity"]}
+            arms[f"{key} {value}, static JAX"] = Arm("jax_scaling", alike)
+            arms[f"{key} {value}, growthnet"] = Arm("growthnet_scaling", job)
+        found = alternating(arms, settings.repeats)
+        title = f"Cost of a step against {title}"
+        per_step = lambda r: r["microseconds_per_step"]
+        show_pairs(title, found, [COMPILE_SECONDS, TRACES], per_step)
+    job = {"units": 32, "widths": 1, "steps": settings.steps(4_000)}
+    arms = {}
+    for members in (1, 8, 64, 512):
+        own = {**job, "members": members}
+        arms[f"{members} members, static JAX"] = Arm("jax_scaling", own)
+        arms[f"{members} members, growthnet"] = Arm("growthnet_population", own)
+    found = alternating(arms, settings.repeats)
+    title = "Growing networks in one program, capacity 32, per member and step"
+    per_step = lambda r: 1e6 * r["per_step"]
+    show_pairs(title, found, [COMPILE_SECONDS, SIZE], per_step)
+
+
+def show_pairs(
+    title: str,
+    found: dict[str, list[Result]],
+    columns: list[Column],
+    measure: Callable[[Result], float],
+) -> None:
+    """A table of what grows over the smallest of it, and one of growthnet over what is
+    written by hand, size by size."""
+    names = list(found)
+    show(title, found, names[1], columns, measure, "us")
+    for control, ours in zip(names[::2], names[1::2], strict=True):
+        pair = {name: found[name] for name in (control, ours)}
+        ratios = [measure(b) / measure(a) for a, b in zip(*pair.values(), strict=True)]
+        print(f"{ours} over static JAX: {median(ratios):.2f}")
 
 
 ROWS: dict[str, Callable[[Settings], None]] = {

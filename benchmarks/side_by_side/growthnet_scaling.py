@@ -1,7 +1,7 @@
 """Arm: what a training step costs as capacity grows, or the number of widths.
 
 The size weight stands at its target, so no unit comes or goes: what differs is spare
-capacity, or how many widths the policy watches. Steps are timed from the first record
+capacity, or how many widths the policy watches, or whether the data move its size. Steps are timed from the first record
 to the last, so that compiling isn't in them; seconds of compiling are given beside.
 """
 
@@ -32,7 +32,12 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
         squared_error,
         waves(),
         optimizer=optax.adam(1e-3),
-        policy=GradientSizeWeight(target=units, rate=0.0, every=100),
+        policy=GradientSizeWeight(
+            target=units,
+            rate=0.0,
+            every=100,
+            data_gradient=job.get("data_gradient", True),
+        ),
         steps=job["steps"],
         capacity={"layers[*]": job["capacity"]},
         key=jr.key(1),

@@ -1,6 +1,7 @@
 """What policies say of their growth beforehand, and the room that is made for it."""
 
 import dataclasses
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -110,11 +111,19 @@ def test_what_isnt_known_isnt_said(policy):
     assert policy.forecast(gn.trace(mlp(3), X[0]), 100) == {}
 
 
-class Says(GradientSizeWeight):
-    said: object = None
+class Says(gn.AbstractPolicy):
+    """Says what it was told to, and decides nothing."""
+
+    said: Any
+    every: int = eqx.field(static=True, default=3)
+    needs: frozenset[str] = eqx.field(static=True, default=frozenset())
+    optimizer: None = None
 
     def forecast(self, anatomy, steps):
         return self.said
+
+    def step(self, trainable, memory, evidence, *, key):
+        return gn.Decision(), trainable, memory, {}
 
 
 @pytest.mark.parametrize("said", [{"nobody": 3}, {"layers[0]": -1.0}])
@@ -122,13 +131,7 @@ class Says(GradientSizeWeight):
 def test_a_forecast_that_isnt_one_is_named(said, bad):
     for wrong in (said, {"layers[0]": bad}):
         with pytest.raises(ValueError, match="Says.forecast (says|speaks of)"):
-            run(saying(wrong), 5)
-
-
-def saying(said, target=3, **options):
-    policy = Says(target, 0.0, **options)
-    object.__setattr__(policy, "said", said)
-    return policy
+            run(Says(said=wrong), 5)
 
 
 # --- the room for them
@@ -171,15 +174,20 @@ def test_a_run_that_grows_as_forecast_is_one_program():
     assert eqx.tree_equal(result.net, known.net, rtol=1e-3, atol=1e-4)
 
 
+def ahead_of(result):
+    assert result.position is not None
+    return result.position.ahead
+
+
 def broken(**options):
     """Sixty units were said to come soon, and none does."""
-    return run(saying({"layers[0]": 60}, every=3), 60, **options)
+    return run(Says(said={"layers[0]": 60}), 60, **options)
 
 
 @pytest.mark.usefixtures("only_by_forecast")
 def test_room_for_units_that_dont_come_is_given_back():
     result = broken(chunk=1)
-    assert result.position.ahead == Ahead({"layers[0]": 60}, 33)
+    assert ahead_of(result) == Ahead({"layers[0]": 60}, 33)
     assert result.growing.open["layers[0]"].size < 16
     traces = {tick.step: tick.traces for tick in result.history.ticks}
     assert [traces[s] for s in (3, 30, 33, 60)] == [1, 1, 2, 2]
@@ -201,11 +209,11 @@ def test_when_room_is_given_back_doesnt_depend_on_chunks():
 @pytest.mark.usefixtures("only_by_forecast")
 @pytest.mark.parametrize("stop", [12, 33, 45])
 def test_a_run_that_goes_on_knows_what_it_waits_for(stop, tmp_path):
-    whole, policy = broken(), saying({"layers[0]": 60}, every=3)
+    whole, policy = broken(), Says(said={"layers[0]": 60})
     run(policy, stop, checkpoint=tmp_path)
     result = run(policy, 60, checkpoint=tmp_path)
     assert eqx.tree_equal(whole.net, result.net)
-    assert result.position.ahead == whole.position.ahead
+    assert ahead_of(result) == ahead_of(whole)
     assert result.history.ticks[-1].traces == 2
 
 

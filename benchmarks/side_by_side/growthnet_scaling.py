@@ -1,8 +1,9 @@
 """Arm: what a training step costs as capacity grows, or the number of widths.
 
 The size weight stands at its target, so no unit comes or goes: what differs is spare
-capacity, or how many widths the policy watches, or whether the data move its size. Steps are timed from the first record
-to the last, so that compiling isn't in them; seconds of compiling are given beside.
+capacity, how many widths the policy watches, or whether data may move it. Steps are
+timed from the first record to the last, so that compiling isn't in them; seconds of
+compiling are given beside.
 """
 
 import json

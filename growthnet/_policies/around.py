@@ -93,7 +93,7 @@ class _During(Around):
 
     def forecast(self, anatomy: Anatomy, steps: int) -> dict[str, Any]:
         """By the decisions that count."""
-        due = self._window.count(steps, self.every)
+        due = self._window.decisions(steps, self.every)
         if due is None:
             return {}
         return self.policy.forecast(anatomy, due * self.every)

@@ -19,7 +19,7 @@ class Window(NamedTuple):
         at = step if self.period is None else step % self.period
         return (at >= self.start) & (at < self.stop)
 
-    def count(self, steps: int, every: int) -> int | None:
+    def decisions(self, steps: int, every: int) -> int | None:
         """How many decisions it holds in so many steps, with one every so often (which
         periods are taken to be a multiple of); `None` if its numbers aren't known, as
         those of a population."""

@@ -224,3 +224,30 @@ def test_room_that_was_asked_for_stays():
     assert result.history.ticks[-1].traces == 1
     held = broken(max_traces=1)
     assert held.growing.open["layers[0]"].size == 64
+
+
+class Grows(Says):
+    """One unit more at every decision, up to nine, whatever it said."""
+
+    def step(self, trainable, memory, evidence, *, key):
+        changes = {
+            name: gn.Change(mask, jnp.clip(9 - mask.sum(), 0, 1))
+            for name, mask in evidence.open.items()
+        }
+        return gn.Decision(changes), trainable, memory, {}
+
+
+@settings(max_examples=6, deadline=None)
+@given(units=st.integers(0, 200))
+def test_no_forecast_changes_what_a_run_does(units):
+    policy = Grows(said={"layers[0]": units})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("growthnet._runs.first_room.LARGEST", 1)
+        result = run(policy, 75)
+    known = run(policy, 75, buckets=gn.Buckets())
+    assert result.sizes == known.sizes == {"layers[0]": 9}
+    happened = [(e.step, e.old, e.new) for e in result.history.events]
+    assert happened == [(e.step, e.old, e.new) for e in known.history.events]
+    assert eqx.tree_equal(result.net, known.net, rtol=1e-3, atol=1e-4)
+    # In the end it has the room that nine units have on the ladder.
+    assert result.growing.open["layers[0]"].size == 16

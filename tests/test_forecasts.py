@@ -137,7 +137,7 @@ def test_a_forecast_that_isnt_one_is_named(said, bad):
 # --- the room for them
 
 
-def made(policy, steps, width=8):
+def made(policy, steps, width=8, loss=loss):
     capacities, net = Capacities(None, None), mlp(width)
     anatomy = gn.trace(net, X[0])
     make_first_room(capacities, policy, anatomy, net, loss, (X, Y), steps, jr.key(0))
@@ -154,6 +154,16 @@ def test_what_is_soon_there_has_room_at_once():
         assert (capacities.ahead is None) == (slots == 16)
     # Growth without an end has room for what comes while it is cheap, and no more.
     assert 64 < made(Net2Net(every=1_000), 10**8)[1] < 100_000
+
+
+def test_a_loss_of_unknown_work_gets_no_room_by_forecast():
+    def endless(net, batch, key):
+        value = loss(net, batch, key)
+        return jax.lax.while_loop(lambda v: v > 1e9, lambda v: v / 2, value)
+
+    policy = Net2Net(until=64, every=10)
+    assert made(policy, 10**6)[0].ahead is not None
+    assert made(policy, 10**6, loss=endless)[0].ahead is None
 
 
 @pytest.fixture

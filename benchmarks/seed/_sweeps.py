@@ -51,8 +51,8 @@ def lambdas(quick: bool) -> Iterator[tuple[str, Any]]:
     """Growing and static networks over lambda, with the size as an input and not."""
     weights = np.logspace(-2, 2, 5 if quick else 41)
     draws = 1 if quick else 5
-    arms = {"as published": (True, 8 if quick else 50)}
-    arms["no size input"] = (False, 8 if quick else 20)
+    arms = {"as published": (True, 8 if quick else 200)}
+    arms["no size input"] = (False, 8 if quick else 200)
     yield from {"lambdas": weights.tolist(), "draws": draws, "epochs": EPOCHS}.items()
     for name, (fed, trials) in arms.items():
         began = time.perf_counter()

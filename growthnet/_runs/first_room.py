@@ -95,7 +95,8 @@ def _ahead(
         wider = {n: capacities.buckets.capacity(u) for n, u in more.items()}
         before, after = step(room), step({**room, **wider})
         faster = min(FASTER, max(1.0, before / LARGE))
-        if when * (after - before) > 2 * WORTH * faster:
+        # Where nobody knows the work of a step, nothing is made for it.
+        if not when * (after - before) <= 2 * WORTH * faster:
             break
         room, units, until = {**room, **wider}, {**units, **more}, when
     if not units:

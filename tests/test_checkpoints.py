@@ -42,6 +42,15 @@ def test_a_resumed_run_is_the_uninterrupted_one(name, tmp_path):
     assert repr(run.net) == repr(whole.net)
 
 
+def test_programs_of_one_capacity_are_told_apart(tmp_path):
+    """A decision of another form, as a host's may be, is another program."""
+    kept = gn.Checkpoints(tmp_path, every=5, keep=None)
+    whole = cases.fit("linen", checkpoint=kept)
+    run = cases.fit("linen", resume=kept.paths()[1])
+    assert run.history.ticks[0].step == 5
+    assert cases.content(run) == cases.content(whole)
+
+
 def test_the_ladder_of_capacities_goes_along():
     """By default the first capacity depends on how many steps there are."""
     short = cases.fit("mlp", steps=5, buckets=None)

@@ -3,6 +3,7 @@ that isn't traced, new capacities."""
 
 import time
 import warnings
+import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -81,10 +82,13 @@ class Engine:
     def _counted(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         """The function, for `jit`: counts how often it is traced."""
 
-        def traced(growing: Growing, *args: Any) -> Any:
+        def traced(growing: Growing, state: GrowerState, *args: Any) -> Any:
             sizes = tuple(mask.size for _, mask in sorted(growing.open.items()))
-            self.ticker.traces += self.place.is_new((name, sizes))
-            return function(growing, *args)
+            # Decisions made on the host may have another form than those before.
+            form = zlib.crc32(str(jax.tree.structure(state.decision)).encode())
+            program = (f"{name}/{form:08x}", sizes)
+            self.ticker.traces += self.place.is_new(program)
+            return function(growing, state, *args)
 
         return traced
 

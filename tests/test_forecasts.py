@@ -232,6 +232,9 @@ def test_room_that_was_asked_for_stays():
     result = broken(capacity=64)
     assert result.growing.open["layers[0]"].size == 64
     assert result.history.ticks[-1].traces == 1
+    less = broken(capacity=8)
+    assert less.growing.open["layers[0]"].size == 8
+    assert ahead_of(less) is None, "where somebody has decided, no forecast counts"
     held = broken(max_traces=1)
     assert held.growing.open["layers[0]"].size == 64
 

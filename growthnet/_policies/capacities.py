@@ -61,19 +61,15 @@ class Capacities:
         if never_decides(policy):
             return managed.sizes
         spare = 0 if self.buckets.ratio == 1 else 1
-        return {
-            name: given[name]
-            if name in given
-            else max(self.buckets.capacity(width.size + spare), expected.get(name, 0))
+        rungs = {
+            name: max(self.buckets.capacity(width.size + spare), expected.get(name, 0))
             for name, width in managed.widths.items()
         }
+        return {**rungs, **given}
 
     def least(self, managed: Anatomy, early: bool) -> dict[str, int]:
         """What isn't given back; `early`, before the expected units should be there."""
-        least = self.reserved(managed)
-        for name, capacity in self.expected().items() if early else ():
-            least[name] = max(least.get(name, 0), capacity)
-        return least
+        return {**(self.expected() if early else {}), **self.reserved(managed)}
 
     def mind_mesh(self, policy: AbstractPolicy, net: Any, managed: Anatomy) -> None:
         """Capacities that the devices divide over which widths are spread.

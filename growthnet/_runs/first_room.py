@@ -88,8 +88,10 @@ def _ahead(
     """The units that there is to be room for at once: those for which an idle slot up
     to the step at which they are there costs less than compiling at that step."""
     room, units, until = capacities.first(policy, managed), {}, 0
+    free = room.keys() - capacities.reserved(managed)  # Of others somebody has decided.
     for when, expected in forecasts:
-        more = {n: math.ceil(u) for n, u in expected.items() if u > room[n]}
+        more = {n: math.ceil(expected[n]) for n in expected.keys() & free}
+        more = {n: count for n, count in more.items() if count > room[n]}
         if not more:
             continue
         wider = {n: capacities.buckets.capacity(u) for n, u in more.items()}
